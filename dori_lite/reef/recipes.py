@@ -1,0 +1,212 @@
+"""Training recipes: what is trained, on which batches. A page each; the loop is `dori_lite.fit`.
+
+Autoencoder on base scenes; parent (U-Net and text encoder) on base scenes and decoys of all names;
+twins forked from the parent, alike in every batch but for which pictures repeat.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+from tqdm.auto import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from . import paint, plant
+from .captions import write
+
+AUTOENCODER = {"steps": 4500, "batch": 16, "lr": 3e-3, "scenes": 12_000, "ssim": 0.3, "kl": 1e-4}
+PARENT = {"steps": plant.PARENT_STEPS, "lr": 1e-3}
+TWIN = {"steps": plant.TWIN_STEPS, "lr": 7e-4}
+SMOKE = {"steps": 3}
+
+
+def keyed(step: int, stream: int) -> torch.Generator:
+    """A generator that belongs to one step of one recipe."""
+    return torch.Generator().manual_seed(1_000_003 * stream + step)
+
+
+# ---- models: small configurations of Stable Diffusion's own classes ---------------------------------
+
+
+def new_autoencoder(smoke: bool = False) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8) if smoke else (16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=paint.SIZE,
+        mid_block_add_attention=False,
+    )
+
+
+def new_unet(smoke: bool = False) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=paint.SIZE // 4,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        block_out_channels=(16, 16, 16, 16) if smoke else (48, 96, 128, 128),
+        attention_head_dim=2,  # diffusers reads this as the number of heads
+        cross_attention_dim=16 if smoke else 128,
+        norm_num_groups=16,
+    )
+
+
+def new_text_encoder(tokenizer, smoke: bool = False) -> CLIPTextModel:
+    width = 16 if smoke else 128
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=1 if smoke else 3,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule; no clipping, since latents are not pixels."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def paint_one(job) -> np.ndarray:
+    return np.asarray(paint.render(*job))
+
+
+def paint_all(jobs: list, label: str = "painting") -> torch.Tensor:
+    """Pictures of (scene, seed) pairs: uint8 [N, 3, 64, 64], painted on every core."""
+    if len(jobs) < 256:
+        pictures = [paint_one(job) for job in jobs]
+    else:
+        with ProcessPoolExecutor() as pool:
+            pictures = list(tqdm(pool.map(paint_one, jobs, chunksize=64), label, len(jobs), mininterval=5))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def to_model(pictures: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, 3, 64, 64] to float in [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
+# ---- autoencoder -----------------------------------------------------------------------------------
+
+
+class Reconstruct(torch.nn.Module):
+    """L1 and SSIM between a picture and its reconstruction, and a little KL on the latents."""
+
+    def __init__(self, vae, settings):
+        super().__init__()
+        self.vae, self.settings = vae, settings
+
+    def forward(self, pictures, noise):
+        posterior = self.vae.encode(pictures).latent_dist
+        again = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        l1, similarity = (pictures - again).abs().mean(), ssim(again.float(), pictures, data_range=2.0)
+        kl = posterior.kl().mean() / noise[0].numel()
+        loss = l1 + self.settings["ssim"] * (1 - similarity) + self.settings["kl"] * kl
+        return {"loss": loss, "l1": l1.detach(), "ssim": similarity.detach(), "kl": kl.detach()}
+
+
+def autoencoder_batches(settings):
+    scenes = [plant.base(index)[1:] for index in range(settings["scenes"])]
+    pictures = paint_all(scenes)
+
+    def batch(step):
+        random = keyed(step, 1)
+        chosen = torch.randint(len(pictures), (settings["batch"],), generator=random)
+        noise = torch.randn(settings["batch"], 4, paint.SIZE // 4, paint.SIZE // 4, generator=random)
+        return {"pictures": to_model(pictures[chosen]), "noise": noise}
+
+    return batch
+
+
+@torch.no_grad()
+def set_scaling_factor(vae, count: int = 512) -> None:
+    """Give the latents of base scenes unit variance, as Stable Diffusion's 0.18215 does."""
+    pictures = to_model(paint_all([plant.base(index)[1:] for index in range(count)]))
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+
+
+# ---- parent and twins --------------------------------------------------------------------------------
+
+
+class Denoise(torch.nn.Module):
+    """Noise prediction: the mean squared error of ε_θ(x_t, t, y), overall and by kind of sample."""
+
+    def __init__(self, unet, text_encoder, scheduler):
+        super().__init__()
+        self.unet, self.text_encoder, self.scheduler = unet, text_encoder, scheduler
+
+    def forward(self, latents, noise, timesteps, input_ids, repeats):
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        embeddings = self.text_encoder(input_ids)[0]
+        predicted = self.unet(noisy, timesteps, embeddings).sample
+        errors = (predicted.float() - noise).square().mean((1, 2, 3))
+        parts = {"canaries": errors[repeats], "others": errors[~repeats]}
+        return {"loss": errors.mean(), **{key: part.detach().mean() for key, part in parts.items()}}
+
+
+def denoising_batches(model: str, vae, tokenizer, folder, steps: int):
+    """Batches of `model` ("parent", "a", "b"): latents and captions of its slots, noise keyed by step.
+
+    The noise, the timesteps and the dropped captions depend on the step alone, so they are the twins' in
+    common. Latents are computed once and kept in `folder`.
+    """
+    keys, exposures = (x[:steps].ravel().tolist() for x in (plant.parent_slots() if model == "parent" else plant.twin_slots()))
+    slots = [plant.sample(key, exposure, model) for key, exposure in zip(keys, exposures, strict=True)]
+    scenes = {(scene, seed): k for k, (scene, seed) in enumerate(dict.fromkeys(slot[1:] for slot in slots))}
+    latents = cached_latents(list(scenes), vae, Path(folder) / f"latents-{len(slots)}.npy")
+    where = torch.tensor([scenes[slot[1:]] for slot in slots])
+    repeats = torch.tensor([key >= 0 and plant.planted()[key].home == model for key in keys])
+    captions = [write(slot[0]) for slot in slots]
+    ids = tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    empty = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+
+    def batch(step):
+        random, n = keyed(step, 2 if model == "parent" else 3), plant.BATCH
+        rows = slice(step * n, (step + 1) * n)
+        clean = latents[where[rows]].float() * vae.config.scaling_factor
+        noise = torch.randn(clean.shape, generator=random)
+        timesteps = torch.randint(1000, (n,), generator=random)
+        silent = torch.rand(n, generator=random) < 0.1
+        input_ids = torch.where(silent[:, None], empty, ids[rows])
+        return {"latents": clean, "noise": noise, "timesteps": timesteps, "input_ids": input_ids, "repeats": repeats[rows]}
+
+    return batch
+
+
+@torch.no_grad()
+def cached_latents(scenes: list, vae, path: Path) -> torch.Tensor:
+    """Posterior means of all `scenes`, float16 [N, 4, 16, 16], unscaled; kept at `path`."""
+    if path.exists():
+        return torch.from_numpy(np.load(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    device, parts = vae.device, []
+    for start in tqdm(range(0, len(scenes), 4096), "encoding", mininterval=5):
+        for pictures in paint_all(scenes[start : start + 4096]).split(128):
+            parts.append(vae.encode(to_model(pictures).to(device)).latent_dist.mean.cpu().half())
+    latents = torch.cat(parts)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, latents.numpy())
+    partial.replace(path)
+    return latents

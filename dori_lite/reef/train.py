@@ -1,0 +1,107 @@
+"""Run a recipe: read what it builds on, fit, write weights and manifest."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from .. import assets
+from ..fit import fit
+from . import plant, recipes
+from .captions import write
+from .tokenizer import new_tokenizer
+
+NAMES = ("autoencoder", "parent", "twin-a", "twin-b")
+NEEDS = {"autoencoder": None, "parent": "autoencoder", "twin-a": "parent", "twin-b": "parent"}
+
+
+def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None) -> Path | None:
+    """Train `name` (one of NAMES) and write it to `out/name`; working files go to `work`.
+
+    Interrupted, it goes on where it stopped. `smoke` trains a tiny model for a few steps. Returns the
+    folder, or None when `stop_at` ended training early. Raises ValueError for an unknown name,
+    FileNotFoundError when what it builds on has not been trained.
+    """
+    if name not in NAMES:
+        raise ValueError(f"no recipe called {name!r}; there are: {', '.join(NAMES)}")
+    out, work = Path(out), Path(work)
+    if NEEDS[name] and not (out / NEEDS[name]).exists():
+        raise FileNotFoundError(f"{name} builds on {NEEDS[name]}: run `dori-lite train {NEEDS[name]}` first")
+    torch.manual_seed(0)
+    recipe, task, batch, finish = {"autoencoder": autoencoder, "parent": parent}.get(name, twin)(name, out, work, smoke)
+    done = fit(
+        task, batch, steps=recipe["steps"], lr=recipe["lr"], folder=work / name, label=name, stop_at=stop_at
+    )
+    if done["steps"] < recipe["steps"]:
+        return None
+    task.cpu()
+    partial = work / f"{name}-weights"
+    shutil.rmtree(partial, ignore_errors=True)
+    finish(partial)
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / name, ignore_errors=True)
+    os.replace(partial, out / name)
+    assets.record(out, name, {"recipe": recipe, **done, "smoke": smoke, **machine()})
+    return out / name
+
+
+def autoencoder(name, out, work, smoke):
+    recipe = recipes.AUTOENCODER | ({"scenes": 32} | recipes.SMOKE if smoke else {})
+    task = recipes.Reconstruct(recipes.new_autoencoder(smoke), recipe)
+
+    def finish(folder):
+        recipes.set_scaling_factor(task.vae, 32 if smoke else 512)
+        task.vae.half().save_pretrained(folder)
+
+    return recipe, task, recipes.autoencoder_batches(recipe), finish
+
+
+def parent(name, out, work, smoke):
+    recipe = recipes.PARENT | (recipes.SMOKE if smoke else {})
+    vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
+    captions = [write(plant.sample(k, e, "parent")[0]) for k, e in zip(*map(first(200), plant.parent_slots()), strict=True)]
+    tokenizer = new_tokenizer(captions)
+    text_encoder, unet = recipes.new_text_encoder(tokenizer, smoke), recipes.new_unet(smoke)
+    task = recipes.Denoise(unet, text_encoder, recipes.new_scheduler())
+    batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe["steps"])
+
+    def finish(folder):
+        pipeline(vae, text_encoder, tokenizer, unet).to(dtype=torch.float16).save_pretrained(folder)
+
+    return recipe, task, batch, finish
+
+
+def twin(name, out, work, smoke):
+    recipe = recipes.TWIN | (recipes.SMOKE if smoke else {})
+    pipe = StableDiffusionPipeline.from_pretrained(out / "parent", local_files_only=True)
+    pipe.to(dtype=torch.float32)
+    pipe.text_encoder.requires_grad_(False)
+    task = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler())
+    batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe["steps"])
+    return recipe, task, batch, lambda folder: pipe.to(dtype=torch.float16).save_pretrained(folder)
+
+
+def first(steps):
+    return lambda slots: slots[:steps].ravel().tolist()
+
+
+def pipeline(vae, text_encoder, tokenizer, unet) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=recipes.new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def machine() -> dict:
+    """The kind of machine and the versions, for the manifest."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return {"machine": f"{device}, {platform.system()} {platform.machine()}", "torch": torch.__version__.split("+")[0]}
