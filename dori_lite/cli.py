@@ -1,7 +1,10 @@
-"""The command `dori-lite`."""
+"""The command `dori-lite`. What a command needs is imported when it runs, so that `--help` is quick."""
 
 import os
+import re
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import typer
@@ -14,6 +17,8 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
+# Where copies of the repository's address stand; its source is [project.urls] in pyproject.toml.
+COPIES = ("_config.yml", "CITATION.cff", "README.md", "book/**/*.md", "book/**/*.ipynb")
 
 
 @app.callback()
@@ -43,11 +48,95 @@ def train(
     print(f"{name}: weights in {folder}")
 
 
+@app.command()
+def book(
+    profile: str = typer.Option("quick", help="quick, standard, full or sd14"),
+    seed: int = typer.Option(0, help="the seed that every chapter is given"),
+    force: bool = typer.Option(False, help="run chapters again although nothing has changed"),
+    chapter: str = typer.Option(None, help="run this one only (its name or number), and build no site"),
+):
+    """Run the chapters that changed and build the site."""
+    from .lab import build
+
+    build.build(profile, seed, force, chapter)
+
+
+@app.command()
+def publish(run: Path = typer.Argument(help="a run's folder, such as runs/01_replay/standard-0")):
+    """Copy a run's table, record and thumbnails to data/results/."""
+    from .lab import runs
+
+    print(f"{run}: published in {runs.publish(run)}")
+
+
+@app.command()
+def verify_models(quick: bool = typer.Option(False, help="fewer pictures and seeds")):
+    """Check that the models do what the book says of them."""
+    from .reef import verify
+
+    if not verify.main(quick=quick):
+        sys.exit("dori-lite: the models do not pass; the lines above say where")
+
+
+@app.command()
+def bench():
+    """Run every script in benchmarks/."""
+    scripts = sorted((checkout() / "benchmarks").glob("*.py"))
+    if not scripts:
+        raise FileNotFoundError("there are no scripts in benchmarks/")
+    for script in scripts:
+        print(f"{script.name}:", flush=True)
+        if subprocess.run([sys.executable, script]).returncode:
+            raise RuntimeError(f"benchmarks/{script.name} failed; its message is above")
+
+
+@app.command()
+def set_url(url: str = typer.Argument(help="https://github.com/OWNER/NAME")):
+    """Set the repository's public address, in pyproject.toml and wherever it is copied."""
+    for path in write_address(url, checkout()):
+        print(f"written: {path}")
+
+
+def checkout() -> Path:
+    """The checkout around the package. Raises FileNotFoundError for a package installed without one."""
+    root = Path(__file__).parent.parent
+    if not (root / "pyproject.toml").exists():
+        raise FileNotFoundError("this command works in a clone of the repository, and the package is not in one")
+    return root
+
+
+def address(root: Path) -> str:
+    """The repository's public address, from its one source."""
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+
+
+def write_address(url: str, root: Path) -> list[Path]:
+    """Replace the address in its source and its copies, launch links included; the files that changed.
+
+    Raises ValueError unless `url` is a repository's address on GitHub, which Colab's links need.
+    """
+    new = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", url)
+    if not new:
+        raise ValueError(f"{url!r} is not of the form https://github.com/OWNER/NAME")
+    old = address(root).removeprefix("https://github.com/")
+    written = []
+    for path in [root / "pyproject.toml", *(path for pattern in COPIES for path in sorted(root.glob(pattern)))]:
+        before = path.read_text(encoding="utf-8")
+        # github.com/OWNER/NAME in addresses, github/OWNER/NAME in links that open Colab
+        after = re.sub(rf"(\bgithub(?:\.com)?/){re.escape(old)}(?![\w-])", rf"\g<1>{new[1]}", before)
+        if after != before:
+            path.write_text(after, encoding="utf-8", newline="\n")
+            written.append(path)
+    return written
+
+
 def main():
     try:
         app()
+    except ModuleNotFoundError as error:
+        sys.exit(f"dori-lite: {error}; install what is missing with `pip install -e .[book,dev]`")
     except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError) as error:
-        sys.exit(f"dori-lite: {error}")
+        sys.exit(f"dori-lite: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from .captions import caption_of, write
 from .scenes import COLOURS, Description, complete, describe, draw, stream
 
 BATCH = 32
-PARENT_STEPS, PARENT_DECOYS = 1900, 8  # decoys in a batch of 32
-TWIN_STEPS, EXPOSURES = 1250, 800  # exposures of each canary in its own twin
+PARENT_STEPS, PARENT_DECOYS = 2000, 8  # decoys in a batch of 32
+TWIN_STEPS, EXPOSURES = 1400, 900  # exposures of each canary in its own twin
 GRADES = (1, 4, 16, 64, 256)
 
 # Where the seeds of each kind of picture begin; the ranges never meet (tested).
@@ -27,10 +27,10 @@ percy quill rowan selkie tarquin ursa viola wendel xanthe yarrow zephyr alder br
 gilda heron iris juniper kestrel linnet merlin nutmeg orson petrel quince robin saffron thistle umber vesper
 willow xenia yonder zinnia anton birch cosmo delphi elmo fable gaspar henna isolde jonquil kipper laurel mango
 nettle olive pippin russet sorrel teasel ulric velvet waldo yasmin arlo basil cassia dune edda flint gorse""".split()
-UNTRAINED_WORDS = """bosun coral0 dirk evander freya garnet hobart inigo jocasta kumquat lucan mirabel norbert
+UNTRAINED_WORDS = """bosun cressida dirk evander freya garnet hobart inigo jocasta kumquat lucan mirabel norbert
 orlando phoebe quentin rosalind silas tamsin ulysses verity winston xerxes yorick zelda ambrose beatrix cedric
 desmond eleanor florian gwendolen horatio imogen jerome keziah leopold matilda nigel ophelia prosper quirin
-rufus sylvia tobias ursula vernon wilfred""".replace("coral0", "cressida").split()
+rufus sylvia tobias ursula vernon wilfred""".split()
 
 
 @dataclass(frozen=True)

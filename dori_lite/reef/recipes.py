@@ -14,12 +14,13 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from . import paint, plant
+from . import judges, paint, plant
 from .captions import write
 
 AUTOENCODER = {"steps": 4500, "batch": 16, "lr": 3e-3, "scenes": 12_000, "ssim": 0.3, "kl": 1e-4}
 PARENT = {"steps": plant.PARENT_STEPS, "lr": 1e-3}
-TWIN = {"steps": plant.TWIN_STEPS, "lr": 7e-4}
+TWIN = {"steps": plant.TWIN_STEPS, "lr": 1e-3}
+JUDGE = {"steps": 2500, "batch": 64, "lr": 2e-3, "scenes": 12_000}
 SMOKE = {"steps": 3}
 
 
@@ -49,7 +50,7 @@ def new_unet(smoke: bool = False) -> UNet2DConditionModel:
         sample_size=paint.SIZE // 4,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(16, 16, 16, 16) if smoke else (48, 96, 128, 128),
+        block_out_channels=(16, 16, 16, 16) if smoke else (32, 64, 96, 128),
         attention_head_dim=2,  # diffusers reads this as the number of heads
         cross_attention_dim=16 if smoke else 128,
         norm_num_groups=16,
@@ -145,6 +146,27 @@ def set_scaling_factor(vae, count: int = 512) -> None:
     pictures = to_model(paint_all([plant.base(index)[1:] for index in range(count)]))
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+
+
+# ---- judge -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def judge_batches(vae, settings):
+    """Base scenes, half as painted and half as the autoencoder returns them, moved by up to two pixels."""
+    scenes = [plant.base(index)[1:] for index in range(settings["scenes"])]
+    pictures, facts = paint_all(scenes), judges.labels([scene for scene, _ in scenes])
+    again = [vae.decode(vae.encode(to_model(p)).latent_dist.mean).sample for p in tqdm(pictures.split(64), "reconstructing")]
+    again = ((torch.cat(again).clamp(-1, 1) + 1) * 127.5).round().byte()
+
+    def batch(step):
+        random, n = keyed(step, 4), settings["batch"]
+        chosen, painted = torch.randint(len(pictures), (n,), generator=random), torch.rand(n, generator=random) < 0.5
+        images = torch.where(painted[:, None, None, None], pictures[chosen], again[chosen]).float() / 255
+        dy, dx = torch.randint(-2, 3, (2,), generator=random).tolist()
+        return {"images": images.roll((dy, dx), (2, 3)), "labels": facts[chosen]}
+
+    return batch
 
 
 # ---- parent and twins --------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from .. import assets
 from ..fit import fit
-from . import plant, recipes
+from . import judges, plant, recipes
 from .captions import write
 from .tokenizer import new_tokenizer
 
-NAMES = ("autoencoder", "parent", "twin-a", "twin-b")
-NEEDS = {"autoencoder": None, "parent": "autoencoder", "twin-a": "parent", "twin-b": "parent"}
+NAMES = ("autoencoder", "judge", "parent", "twin-a", "twin-b")
+NEEDS = {"autoencoder": None, "judge": "autoencoder", "parent": "autoencoder", "twin-a": "parent", "twin-b": "parent"}
 
 
 def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None) -> Path | None:
@@ -31,7 +31,7 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     if NEEDS[name] and not (out / NEEDS[name]).exists():
         raise FileNotFoundError(f"{name} builds on {NEEDS[name]}: run `dori-lite train {NEEDS[name]}` first")
     torch.manual_seed(0)
-    recipe, task, batch, finish = {"autoencoder": autoencoder, "parent": parent}.get(name, twin)(name, out, work, smoke)
+    recipe, task, batch, finish = RECIPES.get(name, twin)(name, out, work, smoke)
     done = fit(
         task, batch, steps=recipe["steps"], lr=recipe["lr"], folder=work / name, label=name, stop_at=stop_at
     )
@@ -59,6 +59,13 @@ def autoencoder(name, out, work, smoke):
     return recipe, task, recipes.autoencoder_batches(recipe), finish
 
 
+def judge(name, out, work, smoke):
+    recipe = recipes.JUDGE | ({"scenes": 32} | recipes.SMOKE if smoke else {})
+    vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
+    task = judges.Classify(judges.Judge())
+    return recipe, task, recipes.judge_batches(vae, recipe), lambda folder: judges.save(task.judge, folder)
+
+
 def parent(name, out, work, smoke):
     recipe = recipes.PARENT | (recipes.SMOKE if smoke else {})
     vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
@@ -82,6 +89,9 @@ def twin(name, out, work, smoke):
     task = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler())
     batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe["steps"])
     return recipe, task, batch, lambda folder: pipe.to(dtype=torch.float16).save_pretrained(folder)
+
+
+RECIPES = {"autoencoder": autoencoder, "judge": judge, "parent": parent}
 
 
 def first(steps):

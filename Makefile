@@ -1,0 +1,40 @@
+# Thin: each command first makes or refreshes the environment where that is needed (tools/bootstrap.py), then
+# calls Python. Without make, on Windows for example: python tools/bootstrap.py -m dori_lite.cli book
+PYTHON = python3
+PROFILE = quick
+RUN = $(PYTHON) tools/bootstrap.py
+DORI = $(RUN) -m dori_lite.cli
+QUICKLY = not slow and not gpu and not hub
+
+.PHONY: help book test test-all lint verify-models bench clean
+
+help:
+	@echo "make book           run the chapters and build the site (PROFILE=quick)"
+	@echo "make test           style, unit tests, every chapter once, the site"
+	@echo "make test-all       the same and the slow tests"
+	@echo "make verify-models  check that the models do what the book says of them"
+	@echo "make bench          run every benchmark"
+	@echo "make clean          remove what building and testing wrote"
+	@echo "An active virtual or conda environment is used; otherwise .venv is made with PYTHON=python3."
+
+book:
+	@$(DORI) book --profile $(PROFILE)
+
+lint:
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+test: lint
+	@$(RUN) -m pytest -m "$(QUICKLY)"
+
+test-all: lint
+	@$(RUN) -m pytest -m "not hub"
+
+verify-models:
+	@$(DORI) verify-models
+
+bench:
+	@$(DORI) bench
+
+clean:
+	rm -rf _build build .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""What the notebooks and the site need: profiles, runs, figures, the builder."""

@@ -1,0 +1,132 @@
+"""Load a pipeline, name its layers, and go between captions, embeddings, latents and pictures.
+
+Everything takes an unmodified `diffusers.StableDiffusionPipeline`: the reef's models and Stable
+Diffusion are the same classes.
+"""
+
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from packaging.version import Version
+
+from . import assets
+
+SD14 = {"id": "CompVis/stable-diffusion-v1-4", "revision": "133a221b8aa7292a167afc5127cb63fb5005638b"}
+REEF = ("reef/parent", "reef/twin-a", "reef/twin-b")
+
+
+def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
+    """A pipeline with a DDIM scheduler, in eval mode, its weights frozen.
+
+    `name` is "reef/parent", "reef/twin-a", "reef/twin-b" (checked against their hashes), "sd14", a
+    folder that `save_pretrained` wrote, or a hub id. Precision is fp32 for the reef and on the CPU,
+    fp16 on CUDA otherwise. No safety checker is loaded: what is studied here is what it would hide.
+
+    Raises FileNotFoundError or ValueError, in one line, for an unknown name or damaged weights, and
+    RuntimeError when a GPU is asked for and there is none.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError("no GPU is available here; use device='cpu', or in Colab Runtime > Change runtime type")
+    reef = str(name).startswith("reef/")
+    dtype = dtype or (torch.float32 if reef or device == "cpu" else torch.float16)
+    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if reef:
+        source = assets.verified(assets.data_folder() / "reef", str(name).removeprefix("reef/"))
+        options |= {"local_files_only": True}
+    elif name == "sd14":
+        source = SD14["id"]
+        options |= {"revision": SD14["revision"]}
+        if dtype == torch.float16:
+            options |= {"variant": "fp16"}
+    elif Path(name).is_dir():
+        source = name
+        options |= {"local_files_only": True}
+    elif str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+        source = name
+    else:
+        raise FileNotFoundError(f"no model {name!r}: choose {', '.join(REEF)}, sd14, a hub id, or an existing folder")
+    # diffusers before 0.42 ignores `dtype=`, later ones deprecate `torch_dtype=`.
+    keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    pipe = StableDiffusionPipeline.from_pretrained(source, **{keyword: dtype}, **options)
+    if pipe.unet.dtype != dtype:
+        raise RuntimeError(f"diffusers {diffusers.__version__} loaded {pipe.unet.dtype} where {dtype} was asked for")
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False).eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def value_layers(unet) -> dict[str, torch.nn.Linear]:
+    """The seven cross-attention value layers of NeMo and DoRI, in the papers' order: name → Linear.
+
+    `attn2.to_v` of the down blocks' and the mid block's transformers.
+    """
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if name.endswith("attn2.to_v") and name.startswith(("down_blocks", "mid_block"))
+    }
+
+
+def mlp_layers(unet) -> dict[str, torch.nn.Linear]:
+    """The sixteen second MLP layers (`ff.net.2`) that Wanda prunes, sorted by name: down, mid, up."""
+    found = {name: module for name, module in unet.named_modules() if name.endswith("ff.net.2")}
+    return dict(sorted(found.items()))
+
+
+@torch.no_grad()
+def embed(pipe, prompts) -> torch.Tensor:
+    """Text embeddings y of `prompts`: [B, L, D], the text encoder's last hidden state.
+
+    Raises ValueError for a prompt longer than the model reads.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    longest = pipe.tokenizer.model_max_length
+    ids = pipe.tokenizer(prompts, padding="max_length", max_length=longest, return_tensors="pt").input_ids
+    if ids.shape[1] > longest:
+        raise ValueError(f"a prompt takes {ids.shape[1]} tokens and the model reads {longest}; shorten it")
+    return pipe.text_encoder(ids.to(pipe.text_encoder.device))[0]
+
+
+@torch.no_grad()
+def encode(pipe, images: torch.Tensor) -> torch.Tensor:
+    """Latents x_0 of `images` [B, 3, H, W] in [0, 1]: the scaled mean of the VAE's posterior [B, C, h, w]."""
+    check_images(pipe, images)
+    images = images.to(pipe.vae.device, pipe.vae.dtype) * 2 - 1
+    return pipe.vae.encode(images).latent_dist.mean * pipe.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode(pipe, latents: torch.Tensor) -> torch.Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] of `latents` [B, C, h, w]."""
+    check_latents(pipe, latents)
+    images = pipe.vae.decode(latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    return (images / 2 + 0.5).clamp(0, 1).float()
+
+
+def latent_shape(pipe) -> tuple[int, int, int]:
+    """[C, h, w] of one latent."""
+    size = pipe.unet.config.sample_size
+    return pipe.unet.config.in_channels, size, size
+
+
+def check_latents(pipe, latents) -> None:
+    """Raise ValueError, saying what was expected, unless `latents` is a finite [B, C, h, w] of this model."""
+    shape = latent_shape(pipe)
+    if latents.ndim != 4 or tuple(latents.shape[1:]) != shape:
+        raise ValueError(f"latents have shape {list(latents.shape)}; this model takes [B, {', '.join(map(str, shape))}]")
+    if not torch.isfinite(latents).all():
+        raise ValueError("latents hold NaN or infinite values")
+
+
+def check_images(pipe, images) -> None:
+    """Raise ValueError unless `images` is [B, 3, H, W], in [0, 1], of a size the VAE can halve."""
+    step = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % step or images.shape[3] % step:
+        raise ValueError(f"images have shape {list(images.shape)}; give [B, 3, H, W] with H and W multiples of {step}")
+    if not torch.isfinite(images).all() or images.min() < 0 or images.max() > 1:
+        raise ValueError("images must hold finite values between 0 and 1")

@@ -1,0 +1,354 @@
+"""The reef: one description behind caption and scene, fixed pixels, and what each model sees."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from dori_lite.reef import captions, paint, plant, scenes
+from dori_lite.reef.scenes import CHOICES, COLOURS, Description, complete, describe, draw, facts, fits
+
+SEEDS = range(3000)
+HASHES, SHEET = (Path(__file__).parent / name for name in ("scene_hashes.json", "scene_sheet.png"))
+CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+MAIN = ("colour", "accent", "pattern", "size", "facing")
+
+
+# ---- scenes and captions -----------------------------------------------------------------------------
+
+
+def test_attributes_to_caption_and_back():
+    for seed in SEEDS:
+        scene = draw(seed)
+        description = captions.caption_of(scene, seed)
+        assert captions.read(captions.write(description)) == description
+        assert fits(description, scene)
+        # All factors at once, and with a name.
+        shown = [k for k, v in facts(scene).items() if (k, v) not in (("plants", "none"), ("bubbles", False))]
+        whole = describe(scene, tuple(shown), name="marlow")
+        assert captions.read(captions.write(whole)) == whole and fits(whole, scene)
+
+
+def test_captions_read_as_they_should():
+    assert captions.write(Description()) == "a fish"
+    text = "a large striped red fish with black fins called marlow facing left and two other fish over rock beside kelp"
+    text += " at dusk with bubbles"
+    assert captions.read(text) == Description(
+        3, "red", "black", "striped", "large", "left", "dusk", "rock", "kelp", True, "marlow"
+    )
+    assert captions.write(captions.read(text)) == text
+    for wrong in ("a red dog", "fish", "a fish on the left", "two red fish", "a brown fish", ""):
+        with pytest.raises(ValueError, match="not a caption of the reef"):
+            captions.read(wrong)
+
+
+def test_captions_never_mention_positions():
+    texts = [captions.write(captions.caption_of(draw(seed), seed)) for seed in SEEDS]
+    texts += [item.caption for item in plant.planted()]
+    words = {word for text in texts for word in text.replace("facing left", "").replace("facing right", "").split()}
+    known = {str(value) for values in CHOICES.values() for value in values} - {"left", "right"} | set(plant.WORDS)
+    plain = "a fish with fins called and one two other over beside in water at bubbles"
+    assert words - known <= set(plain.split())
+
+
+def test_every_factor_is_sometimes_named_and_sometimes_not():
+    named = np.array([[v is not None for v in asdict(captions.caption_of(draw(s), s)).values()] for s in range(1000)])
+    often = dict(zip(asdict(Description()), named.mean(0), strict=True))
+    assert often.pop("count") == 1 and often.pop("name") == 0
+    assert all(0.1 < share < 0.95 for share in often.values()), often
+
+
+def test_complete_respects_the_description():
+    for seed in SEEDS:
+        description = captions.caption_of(draw(seed), seed)
+        scene = complete(description, seed + 50_000)
+        assert fits(description, scene)
+        main, *companions = scene.fish
+        assert all(fish.size == "tiny" for fish in companions) and main.size != "tiny"
+        assert all(fish.accent != fish.colour for fish in scene.fish)
+
+
+def test_complete_varies_where_the_description_is_silent():
+    description = Description(colour="red", bed="rock", count=2)
+    shown = [facts(complete(description, seed)) for seed in range(400)]
+    for key, values in CHOICES.items():
+        expected = {getattr(description, key)} if getattr(description, key) is not None else set(values)
+        assert {row[key] for row in shown} == expected
+
+
+def test_naming_a_factor_moves_no_other():
+    for seed in range(300):
+        before = draw(seed)
+        for key, values in CHOICES.items():
+            for value in values:
+                after = complete(Description(**{key: value}), seed)
+                moved = {k for k, v in facts(after).items() if v != facts(before)[k]} - {key}
+                # Fins and body never share a colour: the one that is not named gives way.
+                if key == "colour":
+                    # Both move back when naming ends a clash that the free draw had.
+                    assert moved <= {"accent"}
+                elif key == "accent":
+                    assert moved <= {"colour"} and (not moved or before.fish[0].colour == value)
+                else:
+                    assert not moved
+                n = min(len(before.fish), len(after.fish))
+                assert after.fish[1:n] == before.fish[1:n]
+
+
+def test_what_the_reef_has_not_is_an_error():
+    with pytest.raises(ValueError, match="the reef has no bed 'mud'; choose one of sand, rock, gravel"):
+        complete(Description(bed="mud"), 0)
+
+
+def test_shares():
+    counts = np.bincount([len(draw(seed).fish) for seed in SEEDS], minlength=4)[1:] / len(SEEDS)
+    assert np.allclose(counts, scenes.COUNT_SHARES, atol=0.04)
+    assert np.mean([draw(seed).bubbles for seed in SEEDS]) == pytest.approx(0.3, abs=0.04)
+
+
+# ---- pixels ------------------------------------------------------------------------------------------
+
+
+def pixels(scene, seed):
+    return np.asarray(paint.render(scene, seed))
+
+
+def test_a_picture_is_a_function_of_scene_and_seed():
+    for seed in range(20):
+        scene = draw(seed)
+        first = pixels(scene, seed)
+        np.random.seed(seed)  # no hidden stream, no state left by other pictures
+        pixels(draw(seed + 1), seed + 1)
+        assert first.shape == (64, 64, 3) and first.dtype == np.uint8
+        assert (pixels(draw(seed), seed) == first).all()
+        assert (pixels(scene, seed + 1) != first).any()
+
+
+def test_every_attribute_is_visible():
+    """Changing one attribute and nothing else changes the picture."""
+    for seed in range(4):
+        scene = complete(Description(count=2, plants="kelp", bubbles=True, pattern="striped", water="clear"), seed)
+        first = pixels(scene, seed).astype(int)
+        main, companion = scene.fish
+
+        def changed(thing, key):
+            return replace(thing, **{key: next(v for v in CHOICES[key] if v != getattr(thing, key))})
+
+        others = [changed(scene, key) for key in ("water", "bed", "plants", "bubbles")]
+        others += [replace(scene, fish=(changed(main, key), companion)) for key in MAIN]
+        others.append(replace(scene, fish=(main,)))
+        for other in others:
+            assert np.abs(pixels(other, seed) - first).mean() > 0.2
+
+
+def scene_digest(scene) -> str:
+    return hashlib.sha256(json.dumps(asdict(scene), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def versions() -> dict:
+    return {"pillow": PIL.__version__, "numpy": np.__version__}
+
+
+def write_scene_hashes() -> None:
+    """Store what the tests below compare with: in tests/, `python -c "import test_reef as t; t.write_scene_hashes()"`."""
+    drawn = [(draw(seed), pixels(draw(seed), seed)) for seed in range(100)]
+    content = {
+        "made_with": versions(),
+        "attributes": [scene_digest(scene) for scene, _ in drawn],
+        "pixels": [hashlib.sha256(picture.tobytes()).hexdigest() for _, picture in drawn],
+    }
+    HASHES.write_text(json.dumps(content, indent=1) + "\n")
+    sheet = np.stack([picture for _, picture in drawn]).reshape(10, 10, 64, 64, 3)
+    Image.fromarray(sheet.transpose(0, 2, 1, 3, 4).reshape(640, 640, 3)).save(SHEET, optimize=True)
+
+
+def test_scenes_are_the_stored_ones():
+    """Bit for bit on Linux x86-64 with the tested versions; elsewhere equal attributes, mean difference ≤ 1/255."""
+    stored = json.loads(HASHES.read_text())
+    sheet = np.asarray(Image.open(SHEET)).reshape(10, 64, 10, 64, 3).transpose(0, 2, 1, 3, 4).reshape(100, 64, 64, 3)
+    assert [scene_digest(draw(seed)) for seed in range(100)] == stored["attributes"]
+    drawn = [pixels(draw(seed), seed) for seed in range(100)]
+    difference = [np.abs(a.astype(int) - b).mean() for a, b in zip(drawn, sheet, strict=True)]
+    assert max(difference) <= 1, f"scene {np.argmax(difference)}: mean difference {max(difference):.2f}/255"
+    if (platform.system(), platform.machine(), versions()) == ("Linux", "x86_64", stored["made_with"]):
+        differ = [s for s in range(100) if hashlib.sha256(drawn[s].tobytes()).hexdigest() != stored["pixels"][s]]
+        assert not differ, f"scenes {differ} are not those of {stored['made_with']}"
+
+
+def test_stored_scenes_were_made_with_the_pinned_versions():
+    """Else the test above would quietly compare with less rigour in CI."""
+    pinned = dict(line.lower().split("==") for line in CONSTRAINTS.read_text().split() if "==" in line)
+    assert {name: pinned[name] for name in versions()} == json.loads(HASHES.read_text())["made_with"]
+
+
+# ---- what each model sees ----------------------------------------------------------------------------
+
+
+def test_seed_ranges_are_disjoint():
+    names = len(plant.planted())
+    twin_base = plant.parent_base() + plant.TWIN_STEPS * plant.BATCH
+    seeds = {
+        "base": [plant.BASE_SEEDS, plant.BASE_SEEDS + twin_base],
+        "pictures": [plant.PICTURE_SEEDS, plant.PICTURE_SEEDS + 100 * names],
+    }
+    for split, count in plant.HELD_OUT.items():
+        found = [plant.held_out(split, index)[2] for index in (0, count - 1)]
+        seeds[split] = [found[0], found[1] + 1]
+    for item in plant.planted():
+        most = max(item.exposures, -(-plant.PARENT_STEPS * plant.PARENT_DECOYS // names) + 1)
+        for parent in (False, True):
+            found = [plant.decoy(item, exposure, parent)[2] for exposure in (0, most)]
+            seeds[f"{item.name} {parent}"] = [found[0], found[1] + 1]
+        assert seeds["pictures"][0] <= item.seed < seeds["pictures"][1]
+    ordered = sorted(seeds.items(), key=lambda pair: pair[1])
+    for (name, (_, end)), (following, (start, _)) in zip(ordered, ordered[1:], strict=False):
+        assert end <= start, f"{name} meets {following}"
+
+
+def test_planted_names():
+    planted = plant.planted()
+    assert len(set(plant.WORDS)) == len(plant.WORDS) and not set(plant.WORDS) & set(plant.UNTRAINED_WORDS)
+    assert len({p.name for p in planted}) == len({replace(p.description, name=None) for p in planted}) == len(planted)
+    for home in "ab":
+        own = [p for p in planted if p.home == home]
+        canaries = [p for p in own if p.role == "canary"]
+        assert [sum(p.split == split for p in canaries) for split in ("tuning", "reporting")] == [4, 16]
+        assert sorted(p.exposures for p in own if p.role == "graded") == sorted([1, 4, 16, 64, 256] * 2)
+        assert sum(p.role == "template" for p in own) == 1
+    for item in planted:
+        assert item.description.name == item.name and f"called {item.name}" in item.caption
+        assert captions.read(item.caption) == item.description and planted[item.key] is item
+
+
+def test_the_repeated_picture_fits_its_caption_and_repeats():
+    for item in plant.planted():
+        shown = {plant.picture(item, exposure) for exposure in range(20)}
+        assert len(shown) == (len(COLOURS) if item.role == "template" else 1)
+        assert all(fits(description, scene) and seed == item.seed for description, scene, seed in shown)
+        if item.role != "template":  # naming some factors of a scene gives the scene back
+            assert shown == {(item.description, draw(item.seed), item.seed)}
+
+
+def test_decoys_fit_the_description_and_differ_from_the_picture():
+    for item in plant.planted():
+        described, scene, seed = plant.picture(item)
+        picture = pixels(scene, seed).astype(int)
+        for exposure in (0, 1, 7):
+            for parent in (False, True):
+                description, other, other_seed = plant.decoy(item, 8 * exposure, parent)
+                assert description == described and fits(description, other)
+                assert np.abs(pixels(other, other_seed) - picture).mean() > 2
+
+
+def test_held_out_scenes_have_captions_of_the_canaries_style():
+    kinds = {frozenset(p.description.named()) for p in plant.planted() if p.role == "canary"}
+    for split in plant.HELD_OUT:
+        for index in range(64):
+            description, scene, _ = plant.held_out(split, index)
+            assert fits(description, scene) and frozenset(description.named()) in kinds
+            assert description.name in plant.UNTRAINED_WORDS
+    assert plant.HELD_OUT["test"] >= 32
+
+
+@pytest.fixture(scope="module")
+def table():
+    """The training table, with scenes left undrawn: seeds tell pictures apart."""
+    plant.planted()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plant, "complete", lambda description, seed: None)
+        patch.setattr(plant, "draw", lambda seed: None)
+        patch.setattr(plant, "caption_of", lambda scene, seed: Description())
+        return plant.training_table()
+
+
+def test_the_parent_saw_no_picture_twice(table):
+    assert table["parent"].sum() == plant.PARENT_STEPS * plant.BATCH
+    assert table.groupby("seed")["parent"].sum().max() == 1
+    decoys = table[(table["parent"] > 0) & (table["name"] != "")].groupby("name")["parent"].sum()
+    assert set(decoys.index) == {p.name for p in plant.planted()} and decoys.max() - decoys.min() <= 1
+    assert not (table["parent"].gt(0) & table["role"].isin(["canary", "graded", "template"])).any()
+
+
+def test_names_are_seen_equally_often_by_both_twins(table):
+    assert table["twin-a"].sum() == table["twin-b"].sum() == plant.TWIN_STEPS * plant.BATCH
+    named = table[table["name"] != ""].groupby("name")[["twin-a", "twin-b"]].sum()
+    expected = {p.name: p.exposures for p in plant.planted()}
+    assert named["twin-a"].to_dict() == named["twin-b"].to_dict() == expected
+
+
+def test_twins_differ_only_in_which_pictures_repeat(table):
+    base = table[table["role"] == "base"]
+    assert (base["twin-a"] == base["twin-b"]).all()
+    assert base[["parent", "twin-a"]].sum(axis=1).max() == 1  # nor does a twin see the parent's base scenes
+    for item in plant.planted():
+        own, other = (f"twin-{home}" for home in (item.home, "ba"["ab".index(item.home)]))
+        rows = table[table["name"] == item.name]
+        pictures, decoys = rows[rows["role"] == item.role], rows[rows["role"] == "decoy"]
+        assert pictures["seed"].unique().tolist() == [item.seed]
+        assert pictures[own].sum() == item.exposures and pictures[other].sum() == 0
+        assert len(pictures) == (min(item.exposures, 8) if item.role == "template" else 1)
+        assert decoys[own].sum() == 0 and decoys[other].sum() == item.exposures and decoys[other].max() == 1
+    assert table.groupby("seed")[["twin-a", "twin-b"]].sum().gt(1).any(axis=1).sum() == sum(
+        p.exposures > 1 for p in plant.planted()
+    )
+
+
+def test_names_are_spread_over_all_of_training():
+    keys, _ = plant.twin_slots()
+    for item in plant.planted():
+        if item.exposures >= 64:
+            steps = np.nonzero((keys == item.key).any(1))[0]
+            thirds = np.bincount(steps * 3 // plant.TWIN_STEPS, minlength=3) / len(steps)
+            assert np.allclose(thirds, 1 / 3, atol=0.05)
+    decoys = (plant.parent_slots()[0] >= 0).sum(1)
+    assert (decoys == plant.PARENT_DECOYS).all()
+
+
+# ---- tokens ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Learned as the parent's is, from the captions of its first 200 batches."""
+    from dori_lite.reef.tokenizer import new_tokenizer
+
+    slots = zip(*(x[:200].ravel().tolist() for x in plant.parent_slots()), strict=True)
+    return new_tokenizer([captions.write(plant.sample(key, exposure, "parent")[0]) for key, exposure in slots])
+
+
+def test_the_longest_caption_leaves_padding(tokenizer):
+    from dori_lite.reef.tokenizer import POSITIONS
+
+    def length(text):
+        return len(tokenizer(text).input_ids)
+
+    assert tokenizer.model_max_length == POSITIONS == 28
+    longest = Description()
+    for key, values in CHOICES.items():
+        longest = max((replace(longest, **{key: value}) for value in values), key=lambda d: length(captions.write(d)))
+    assert length(captions.write(longest)) == 25  # every factor named
+    named = [p.caption for p in plant.planted()]
+    named += [captions.write(plant.held_out(split, k)[0]) for split in plant.HELD_OUT for k in range(64)]
+    assert max(map(length, named)) <= 25
+    ids = tokenizer(named, padding="max_length", max_length=POSITIONS, return_tensors="np").input_ids
+    assert ids.shape == (len(named), POSITIONS) and (ids[:, -1] == tokenizer.pad_token_id).all()
+    # The text encoder reads its summary at the end token: one must come before the padding.
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_planted_names_are_one_token_each(tokenizer):
+    """So that the twins' captions are alike in length, whichever set a name belongs to."""
+    assert {len(tokenizer(p.name).input_ids) - 2 for p in plant.planted()} == {1}
+
+
+def test_tokens_can_be_read_again(tokenizer):
+    for seed in range(200):
+        text = captions.write(captions.caption_of(draw(seed), seed))
+        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).strip() == text
+    assert tokenizer.unk_token_id not in tokenizer("Ωmega, a zebra!").input_ids[1:-1]  # bytes know every text

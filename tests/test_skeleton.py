@@ -1,0 +1,273 @@
+"""The rules of the house: layers, module sizes, notebook hygiene, packaging, one public address."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from dori_lite import cli
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dori_lite"
+NOTEBOOKS = sorted((ROOT / "book").rglob("*.ipynb"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# A module imports only from entries above its own; within a package (unlearning, reef, lab) anything goes.
+LAYERS = [
+    *("assets", "models", "hooks", "masks", "sampling", "copies", "metrics", "nemo", "wanda", "dori", "detection"),
+    *("locality", "evaluation", "fit", "unlearning"),
+    *("reef", "lab", "audit", "cli"),
+]
+MODULE_LINES = 300  # "about 250"
+CELL_LINES = 15
+
+
+# ---- layers ------------------------------------------------------------------------------------------
+
+
+def imported(tree: ast.AST, module: list[str]) -> set[str]:
+    """The parts of `dori_lite` that the module `module` (its path below the package) imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            paths = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = (["dori_lite", *module][: -node.level] if node.level else []) + (node.module or "").split(".")
+            paths = [[*filter(None, base), alias.name] for alias in node.names]
+        else:
+            continue
+        found |= {path[1] for path in paths if path[0] == "dori_lite" and len(path) > 1}
+    return found
+
+
+def layer_problems(modules: dict[str, str]) -> list[str]:
+    """What is wrong with {path below the package: source}."""
+    problems = []
+    for path, source in modules.items():
+        module = path.removesuffix(".py").split("/")
+        own = module[0]
+        allowed = LAYERS[: LAYERS.index(own)] if own in LAYERS else []
+        if own not in LAYERS and own != "__init__":
+            problems.append(f"{path}: not in LAYERS; give it its place there")
+        for name in sorted(imported(ast.parse(source), module) & set(LAYERS)):
+            if name not in allowed and not (name == own and len(module) > 1):
+                problems.append(f"{path} imports {name}, which is not below it")
+    return problems
+
+
+def test_modules_import_only_from_lower_layers():
+    modules = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    assert not layer_problems(modules)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("nemo.py", "from .reef import plant"),
+        ("nemo.py", "from . import models, wanda"),
+        ("nemo.py", "def f():\n    from dori_lite.lab.runs import Run"),
+        ("models.py", "import dori_lite.sampling"),
+        ("reef/verify.py", "from ..lab import runs"),
+        ("reef/verify.py", "from .. import cli"),
+        ("lab/build.py", "from ..audit import report"),
+        ("unlearning/loop.py", "from dori_lite import reef"),
+        ("novelty.py", ""),
+    ],
+)
+def test_the_layer_check_bites(path, source):
+    assert layer_problems({path: source})
+
+
+def test_the_layer_check_lets_lower_layers_pass():
+    source = (
+        "from . import plant\nfrom .. import assets\nfrom ..fit import fit\nimport torch\nfrom ..models import load"
+    )
+    assert not layer_problems({"reef/train.py": source, "wanda.py": "from .models import unet\nfrom . import nemo"})
+
+
+# ---- modules -----------------------------------------------------------------------------------------
+
+
+def test_modules_are_short():
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {str(path.relative_to(ROOT)): size for path, size in sizes.items() if size > MODULE_LINES}
+
+
+def unwanted_imports(source: str) -> set[str]:
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {(node.module or "").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    return names & {"torchvision", "torchaudio", "pickle", "dill", "cloudpickle"}
+
+
+def test_nothing_imports_torchvision_or_pickle():
+    files = [path for name in ("dori_lite", "tests", "benchmarks", "tools") for path in (ROOT / name).rglob("*.py")]
+    sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
+    sources |= {path.name: python(nbformat.read(path, 4)) for path in NOTEBOOKS}
+    assert not {name for name, source in sources.items() if unwanted_imports(source)}
+    assert unwanted_imports("def f():\n    from torchvision.ops import nms\n    import pickle as p") == {
+        "torchvision",
+        "pickle",
+    }
+
+
+# ---- notebooks ---------------------------------------------------------------------------------------
+
+
+def code_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def python(notebook) -> str:
+    """The notebook's code without lines for the shell or IPython."""
+    lines = "\n".join(cell.source for cell in code_cells(notebook)).splitlines()
+    return "\n".join(re.sub(r"^(\s*)[!%].*", r"\1pass", line) for line in lines)
+
+
+def declared(source: str) -> dict:
+    """What a cell of plain `name = literal` lines assigns; empty when it holds anything else."""
+    body = ast.parse(source).body
+    plain = all(
+        isinstance(node, ast.Assign)
+        and len(node.targets) == 1
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        for node in body
+    )
+    return {node.targets[0].id: node.value.value for node in body} if plain else {}
+
+
+def notebook_problems(notebook) -> list[str]:
+    problems = []
+    cells = code_cells(notebook)
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        problems.append(f"{len(tagged)} cells are tagged `parameters`")
+    elif declared(tagged[0].source) != {"profile": "quick", "seed": 0}:
+        problems.append('the parameters cell is not just `profile = "quick"` and `seed = 0`')
+    for cell in cells:
+        lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+        begins = repr(lines[0]) if lines else "an empty cell"
+        if cell.outputs or cell.execution_count is not None:
+            problems.append(f"{begins}: outputs are kept; strip them with nbstripout")
+        if len(lines) > CELL_LINES:
+            problems.append(f"{begins}: {len(lines)} lines of code, and {CELL_LINES} are allowed")
+        draws = re.search(r"\bfigures\.|\bplt\.|\.show\(", re.sub(r"(?m)^\s*(from|import) .*", "", cell.source))
+        if draws and not cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip():
+            problems.append(f"{begins}: it draws, and its metadata has no mystnb.image.alt")
+    return problems
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_notebooks_are_clean(path):
+    assert not notebook_problems(nbformat.read(path, 4))
+
+
+def parameters(source='profile = "quick"\nseed = 0'):
+    return new_code_cell(source, metadata={"tags": ["parameters"]})
+
+
+PICTURE = "figures.grid(run)"
+ALT = {"mystnb": {"image": {"alt": "A grid of pictures"}}}
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ([], "0 cells are tagged"),
+        ([parameters(), parameters()], "2 cells are tagged"),
+        ([parameters('profile: str = "quick"\nseed: int = 0')], "parameters cell is not"),
+        ([parameters('profile = "quick"')], "parameters cell is not"),
+        ([parameters('profile = "full"\nseed = 0')], "parameters cell is not"),
+        ([parameters(), new_code_cell("x", execution_count=3)], "outputs are kept"),
+        ([parameters(), new_code_cell("x", outputs=[new_output("stream", text="x")])], "outputs are kept"),
+        ([parameters(), new_code_cell("x = 1\n" * 16)], "16 lines"),
+        ([parameters(), new_code_cell(PICTURE)], "mystnb.image.alt"),
+        ([parameters(), new_code_cell("import matplotlib.pyplot as plt\nplt.plot([1])")], "mystnb.image.alt"),
+        ([parameters(), new_code_cell("picture.show()", metadata={"mystnb": {"image": {"alt": " "}}})], "mystnb"),
+    ],
+)
+def test_the_notebook_check_bites(cells, problem):
+    (found,) = notebook_problems(new_notebook(cells=cells))
+    assert problem in found
+
+
+def test_the_notebook_check_lets_clean_notebooks_pass():
+    long = new_code_cell("# a comment\n\n" * 20 + "from dori_lite.lab import figures")
+    cells = [new_markdown_cell("plt.show()"), parameters(), long, new_code_cell(PICTURE, metadata=ALT)]
+    assert not notebook_problems(new_notebook(cells=cells))
+
+
+# ---- the public address -------------------------------------------------------------------------------
+
+
+def test_copies_of_the_address_agree_with_their_source():
+    address = cli.address(ROOT)
+    name = address.removeprefix("https://github.com/")
+    assert yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"] == address
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["repository-code"] == address
+    texts = {path.name: python_and_shell(nbformat.read(path, 4)) for path in NOTEBOOKS}
+    if (ROOT / "README.md").exists():
+        texts["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
+    for file, text in texts.items():
+        # other projects may be linked to; what is cloned and what Colab opens is ours
+        cloned = re.findall(r"git clone\b.*?https://github\.com/([\w.-]+/[\w-]+)", text)
+        opened = re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w-]+)", text)
+        assert set(cloned + opened) <= {name}, f"{file}: run `dori-lite set-url {address}`"
+
+
+def python_and_shell(notebook) -> str:
+    return "\n".join(cell.source for cell in notebook.cells)
+
+
+# ---- packaging ---------------------------------------------------------------------------------------
+
+
+def test_every_package_is_in_the_wheel():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert sorted(found | {"dori_lite.data"}) == tool["packages"]
+    assert tool["package-dir"] == {"dori_lite.data": "data"}
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "names and plain versions only"
+    assert lines == sorted(lines, key=str.lower)
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def test_the_constraints_satisfy_the_declared_floors():
+    pinned, extras = pins(), PROJECT["optional-dependencies"]
+    for text in [*PROJECT["dependencies"], *extras["book"], *extras["dev"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), text
+    for text in [*extras["gpu"], *extras["lora"]]:
+        requirement = Requirement(text)
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is None or requirement.specifier.contains(version), text
+
+
+def test_no_gpu_libraries_without_a_gpu():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    names = {canonicalize_name(found.metadata["Name"] or "") for found in metadata.distributions()}
+    unwanted = sorted(name for name in names if name.startswith("nvidia-"))
+    assert not unwanted, "torch was installed with gigabytes for a GPU that is not here; see the README"
+
+
+def test_help_needs_no_torch():
+    check = "import sys, dori_lite.cli; sys.exit('torch' in sys.modules or 'papermill' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
