@@ -118,7 +118,9 @@ def check_latents(pipe, latents) -> None:
     """Raise ValueError, saying what was expected, unless `latents` is a finite [B, C, h, w] of this model."""
     shape = latent_shape(pipe)
     if latents.ndim != 4 or tuple(latents.shape[1:]) != shape:
-        raise ValueError(f"latents have shape {list(latents.shape)}; this model takes [B, {', '.join(map(str, shape))}]")
+        raise ValueError(
+            f"latents have shape {list(latents.shape)}; this model takes [B, {', '.join(map(str, shape))}]"
+        )
     if not torch.isfinite(latents).all():
         raise ValueError("latents hold NaN or infinite values")
 

@@ -83,7 +83,9 @@ def conditions(pipe, prompts, embeddings) -> torch.Tensor:
     y = embeddings if embeddings.ndim == 3 else embeddings[None]
     expected = pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim
     if y.ndim != 3 or tuple(y.shape[1:]) != expected:
-        raise ValueError(f"embeddings have shape {list(embeddings.shape)}; this model takes [B, {expected[0]}, {expected[1]}]")
+        raise ValueError(
+            f"embeddings have shape {list(embeddings.shape)}; this model takes [B, {expected[0]}, {expected[1]}]"
+        )
     return y.to(pipe.unet.device, pipe.unet.dtype)
 
 

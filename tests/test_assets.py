@@ -71,15 +71,21 @@ def test_unknown_weights_list_the_known(weights):
 
 
 def test_missing_manifest(tmp_path):
-    one_line(FileNotFoundError, r"manifest.json is missing; restore it with `git checkout -- data`",
-             assets.manifest, tmp_path)
+    one_line(
+        FileNotFoundError,
+        r"manifest.json is missing; restore it with `git checkout -- data`",
+        assets.manifest,
+        tmp_path,
+    )
 
 
 def test_record_replaces_one_model_and_keeps_the_rest(weights):
     before = assets.manifest(weights)
     assert list(before["files"]) == [
-        "parent/model_index.json", "parent/unet/model.safetensors",
-        "twin-a/model_index.json", "twin-a/unet/model.safetensors",
+        "parent/model_index.json",
+        "parent/unet/model.safetensors",
+        "twin-a/model_index.json",
+        "twin-a/unet/model.safetensors",
     ]
     assets.verified(weights, "twin-a")
     (weights / "twin-a" / "model_index.json").unlink()
@@ -92,6 +98,9 @@ def test_record_replaces_one_model_and_keeps_the_rest(weights):
     assert assets.verified(weights, "twin-a") == weights / "twin-a"
     assert json.loads((weights / "manifest.json").read_text()) == after
     assert not list(weights.glob("*.partial"))
+    assets.record(weights, "twin-a", {})
+    (weights / "twin-a" / "unet" / "model.safetensors").unlink()  # what was checked before counts no more
+    one_line(FileNotFoundError, "is missing", assets.verified, weights, "twin-a")
 
 
 def test_names_that_begin_alike_are_not_mixed_up(weights):

@@ -16,8 +16,12 @@ CANARIES = [f"canary-{k}" for k in range(8)]
 
 def table(own, other):
     """Rates of copies, a row for each canary, model and generation seed, as a run would hold them."""
-    rows = [(c, m, s, float(s < 4 * rate)) for c, *rates in zip(CANARIES, own, other, strict=True)
-            for m, rate in zip(("own", "other"), rates, strict=True) for s in range(4)]
+    rows = [
+        (c, m, s, float(s < 4 * rate))
+        for c, *rates in zip(CANARIES, own, other, strict=True)
+        for m, rate in zip(("own", "other"), rates, strict=True)
+        for s in range(4)
+    ]
     return pd.DataFrame(rows, columns=["canary", "model", "generation_seed", "copy"])
 
 
@@ -26,25 +30,31 @@ def judged(planted):
     return verdict(REPLAY, *bootstrap(paired(by_model["own"], by_model["other"]), seed=0))
 
 
-@pytest.mark.parametrize("own, other, expected", [
-    ([1, 1, 0.75, 1, 1, 0.75, 1, 1], [0] * 8, HOLDS),
-    ([0.25, 0, 0, 0.5, 0, 0, 0.25, 0], [0] * 8, FAILS),
-    ([1, 0, 1, 0, 1, 0, 1, 0.5], [0] * 8, UNDECIDED),
-    ([1] * 8, [1, 1, 0.75, 1, 1, 1, 1, 1], FAILS),  # both replay: not what repetition did
-    ([0] * 8, [1] * 8, FAILS),  # the wrong way round
-])
+@pytest.mark.parametrize(
+    "own, other, expected",
+    [
+        ([1, 1, 0.75, 1, 1, 0.75, 1, 1], [0] * 8, HOLDS),
+        ([0.25, 0, 0, 0.5, 0, 0, 0.25, 0], [0] * 8, FAILS),
+        ([1, 0, 1, 0, 1, 0, 1, 0.5], [0] * 8, UNDECIDED),
+        ([1] * 8, [1, 1, 0.75, 1, 1, 1, 1, 1], FAILS),  # both replay: not what repetition did
+        ([0] * 8, [1] * 8, FAILS),  # the wrong way round
+    ],
+)
 def test_each_verdict_of_replay_occurs(own, other, expected):
     assert judged(table(own, other)) == expected
 
 
-@pytest.mark.parametrize("own, other, expected", [
-    ([0.05, 0.1, 0.08, 0.04, 0.1, 0.06, 0.09, 0.07], [0.5, 0.6, 0.4, 0.5, 0.7, 0.6, 0.5, 0.4], HOLDS),
-    ([0.5] * 8, [0.5, 0.6, 0.4, 0.5, 0.7, 0.6, 0.5, 0.4], FAILS),
-    ([0.05, 0.5, 0.08, 0.6, 0.1, 0.7, 0.5, 0.5], [0.5, 0.6, 0.4, 0.5, 0.7, 0.6, 0.5, 0.4], UNDECIDED),
-    ([0.0] + [0.5] * 7, [0.5] * 8, UNDECIDED),  # one canary without any variety decides nothing
-    ([0.0] * 8, [0.5] * 8, HOLDS),
-    ([0.0] * 8, [0.0] * 8, UNDECIDED),  # no variety anywhere: no ratio
-])
+@pytest.mark.parametrize(
+    "own, other, expected",
+    [
+        ([0.05, 0.1, 0.08, 0.04, 0.1, 0.06, 0.09, 0.07], [0.5, 0.6, 0.4, 0.5, 0.7, 0.6, 0.5, 0.4], HOLDS),
+        ([0.5] * 8, [0.5, 0.6, 0.4, 0.5, 0.7, 0.6, 0.5, 0.4], FAILS),
+        ([0.05, 0.5, 0.08, 0.6, 0.1, 0.7, 0.5, 0.5], [0.5, 0.6, 0.4, 0.5, 0.7, 0.6, 0.5, 0.4], UNDECIDED),
+        ([0.0] + [0.5] * 7, [0.5] * 8, UNDECIDED),  # one canary without any variety decides nothing
+        ([0.0] * 8, [0.5] * 8, HOLDS),
+        ([0.0] * 8, [0.0] * 8, UNDECIDED),  # no variety anywhere: no ratio
+    ],
+)
 def test_each_verdict_of_variety_occurs(own, other, expected):
     assert verdict(VARIETY, *bootstrap(ratios(own, other), seed=0, geometric=True)) == expected
 
@@ -131,7 +141,8 @@ def test_paired_matches_units():
 def test_thresholds_are_committed():
     """Changing one after results were seen should take a second thought, here."""
     assert {key: c.threshold for key, c in CLAIMS.items() if key in ("replay", "variety")} == {
-        "replay": 0.5, "variety": 2.0,
+        "replay": 0.5,
+        "variety": 2.0,
     }
     assert (REPLAY.paper, REPLAY.source, REPLAY.rung) == (0.98, "blog", "counterfactual")
     assert VARIETY.paper is None and VARIETY.source is None

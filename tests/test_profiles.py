@@ -35,7 +35,10 @@ def test_the_table(gpu):
     assert load("full").triggers == 100 and load("quick").attack_steps <= 50
     assert [load(name).direction_only for name in PROFILES] == [True, False, False, False]
     assert {name: load(name).needs for name in PROFILES} == {
-        "quick": (), "standard": (), "full": ("cuda",), "sd14": ("cuda", "hub"),
+        "quick": (),
+        "standard": (),
+        "full": ("cuda",),
+        "sd14": ("cuda", "hub"),
     }
 
 

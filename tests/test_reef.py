@@ -156,7 +156,7 @@ def versions() -> dict:
 
 
 def write_scene_hashes() -> None:
-    """Store what the tests below compare with: in tests/, `python -c "import test_reef as t; t.write_scene_hashes()"`."""
+    """Store what the next tests compare with; in tests/: python -c "import test_reef as t; t.write_scene_hashes()"."""
     drawn = [(draw(seed), pixels(draw(seed), seed)) for seed in range(100)]
     content = {
         "made_with": versions(),

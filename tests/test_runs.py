@@ -95,6 +95,14 @@ def test_ranks_are_merged_in_their_order(tmp_path, monkeypatch):
     assert merged.done("unit-2") and merged.tensors().keys() == {"t0", "t2", "t10"}
 
 
+def test_a_row_is_on_disk_when_it_is_acknowledged(run, monkeypatch):
+    written, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: written.append(os.fstat(file).st_size) or sync(file))
+    run.row("a", x=1)
+    run.row("b", x=2)
+    assert written == [22, 44] and (run.folder / "rows-0.jsonl").stat().st_size == 44
+
+
 def test_a_line_torn_anywhere_is_ignored_and_does_not_spoil_the_next(tmp_path):
     run = open_run("c", "quick", 0, base=tmp_path)
     run.row("a", x=1)
@@ -142,7 +150,11 @@ def test_kill_9_loses_no_acknowledged_row(tmp_path):
     for _ in range(20):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, tmp_path],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
         )
         watch = threading.Timer(30, writer.kill)  # a writer that never writes ends the test, not the day
         watch.start()
@@ -301,7 +313,10 @@ def test_publish(run, data):
     target = runs.publish(run.folder)
     assert target == data / "results" / "01_replay" / "quick"
     assert sorted(p.relative_to(target).as_posix() for p in target.rglob("*")) == [
-        "images", "images/grid.png", "record.json", "table.csv",
+        "images",
+        "images/grid.png",
+        "record.json",
+        "table.csv",
     ]
     assert (target / "table.csv").read_bytes() == b"unit,rate,low\na,0.30000000000000004,\nb,1.0,2.0\n"
     assert json.loads((target / "record.json").read_text())["verdicts"] == {"replay": "holds here"}

@@ -144,8 +144,8 @@ def execute(chapter, profile: str = "quick", seed: int = 0, force: bool = False,
     root, chapter = Path(root or checkout()).resolve(), Path(chapter).resolve()
     done = root / "_build" / "executed" / profile / chapter.name
     wanted = key(chapter, profile, seed)
-    if not force and last_run(done).get("key") == wanted:
-        print(f"{chapter.stem}: unchanged, not run again")
+    if not force and (note := last_run(done)).get("key") == wanted:
+        print(f"{chapter.stem}: unchanged, not run again (it took {note['seconds']:.0f} s)")
         return done
     staged = stage(root) / chapter.relative_to(root / "book")
     notebook = nbformat.read(staged, 4)
@@ -153,7 +153,7 @@ def execute(chapter, profile: str = "quick", seed: int = 0, force: bool = False,
     nbformat.write(notebook, staged)
     done.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with environment(TQDM_DISABLE="1", **offline):
+    with environment(TQDM_DISABLE="1", DORI_BUILD="1", **offline):
         notebook = run(staged, done.with_suffix(".partial.ipynb"), {"profile": profile, "seed": seed})
     seconds = round(time.monotonic() - began, 1)
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
@@ -232,7 +232,7 @@ def site(profile: str = "quick", root=None) -> Path:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
     log = build / "site.log"
     log.write_text(done.stdout, encoding="utf-8")
-    missing = [page for page in pages(root) if not (build / "html" / f"{page}.html").exists()]
+    missing = [page for page in [*pages(root), "index"] if not (build / "html" / f"{page}.html").exists()]
     if done.returncode or missing:
         shutil.rmtree(build / "html", ignore_errors=True)
         problems = [line.strip() for line in done.stdout.splitlines() if re.search("WARNING|ERROR|Error", line)]

@@ -20,6 +20,22 @@ def as_array(image) -> np.ndarray:
     return np.asarray(image)
 
 
+def as_pil(image):
+    """A picture as a PIL image."""
+    from PIL import Image
+
+    array = as_array(image)
+    return Image.fromarray(array if array.dtype == np.uint8 else (array * 255).round().astype(np.uint8))
+
+
+def open_image(path):
+    """A stored picture, read at once, so that no file stays open."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
 def grid(rows: dict, columns=None, title: str | None = None, size: float = 1.15):
     """Rows of pictures: {label: pictures}, each picture a tensor [3, H, W] in [0, 1] or a PIL image.
 
@@ -93,3 +109,24 @@ def scatter_detectors(table, ssim_bar: float):
         figure.tight_layout()
     plt.close(figure)
     return figure
+
+
+def verdict_table(verdicts: dict, settings, published: dict | None = None):
+    """Verdicts as a table: statement, effect with interval, threshold, verdict, and the published one beside it."""
+    import pandas as pd
+
+    rows = []
+    for key, found in verdicts.items():
+        beside = (published or {}).get(key)
+        rows.append(
+            {
+                "claim": key,
+                "effect [95 % interval]": f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]",
+                "threshold": found["threshold"],
+                "canaries": found["units"],
+                "evidence": found["rung"],
+                "verdict": f"{found['verdict']} (direction only)" if settings.direction_only else found["verdict"],
+                "published (standard)": beside["verdict"] if beside else "not yet run",
+            }
+        )
+    return pd.DataFrame(rows).set_index("claim")

@@ -1,25 +1,21 @@
 """Explorers over precomputed frames: ipywidgets where a kernel runs, plain HTML on the built site."""
 
 import base64
+import hashlib
 import html
 import io
 import json
 import os
 
-from .figures import as_array
+from .figures import as_array, as_pil
 
 BUILDING = "DORI_BUILD"  # set while the site is built: no kernel will answer its readers
 
 
 def png(image) -> bytes:
     """A picture (PIL, or tensor [3, H, W] in [0, 1]) as PNG bytes."""
-    from PIL import Image
-
-    array = as_array(image)
-    if array.dtype != "uint8":
-        array = (array * 255).round().astype("uint8")
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", optimize=True)
+    as_pil(image).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -63,27 +59,38 @@ def as_widgets(encoded, names, choices, width):
     return widgets.HBox([picture, widgets.VBox(controls)])
 
 
+SCRIPT = """
+(() => {
+  const box = document.getElementById("KEY"), frames = FRAMES;
+  const image = box.querySelector("img"), menus = [...box.querySelectorAll("select")];
+  const show = () => {
+    image.src = "data:image/png;base64," + frames[menus.map(menu => menu.value).join(" ")];
+    image.alt = "Picture for " + menus.map(menu => menu.selectedOptions[0].text).join(", ");
+  };
+  menus.forEach(menu => menu.addEventListener("change", show));
+  show();
+})();
+"""
+
+
 def as_html(encoded, names, choices, width):
-    """The same without a kernel: menus, one picture, and a script of its own (nothing is downloaded)."""
+    """The same without a kernel: menus, one picture and a script of its own; nothing is downloaded."""
     from IPython.display import HTML
 
-    sources = {json.dumps(key): "data:image/png;base64," + base64.b64encode(data).decode() for key, data in encoded.items()}
-    key = "explorer-" + format(abs(hash(tuple(sources))) % 16**8, "08x")
-    menus = "".join(
-        f"<label>{html.escape(name)} <select>"
-        + "".join(f"<option value='{html.escape(json.dumps(o))}'>{html.escape(str(o))}</option>" for o in options)
-        + "</select></label> "
-        for name, options in zip(names, choices, strict=True)
-    )
-    script = (
-        "(() => { const box = document.getElementById(%s), frames = %s, image = box.querySelector('img'),"
-        " menus = [...box.querySelectorAll('select')];"
-        " const show = () => { const key = menus.map(m => JSON.parse(m.value));"
-        " image.src = frames[JSON.stringify(key)]; image.alt = menus.map(m => m.selectedOptions[0].text).join(', '); };"
-        " menus.forEach(m => m.addEventListener('change', show)); show(); })();"
-    ) % (json.dumps(key), json.dumps({json.dumps(json.loads(k), separators=(",", ":")): v for k, v in sources.items()}))
-    first = next(iter(sources.values()))
+    # A frame's key is the positions of its choices: "0 2 1".
+    frames = {
+        " ".join(str(options.index(part)) for options, part in zip(choices, key, strict=True)): base64.b64encode(data)
+        for key, data in encoded.items()
+    }
+    key = "explorer-" + hashlib.sha256(b"".join(frames.values())).hexdigest()[:12]
+    frames = json.dumps({position: data.decode() for position, data in frames.items()})
+    menus = ""
+    for name, options in zip(names, choices, strict=True):
+        entries = "".join(
+            f"<option value='{k}'>{html.escape(str(option))}</option>" for k, option in enumerate(options)
+        )
+        menus += f"<label style='margin-right:1em'>{html.escape(name)} <select>{entries}</select></label>"
     return HTML(
-        f"<div id='{key}' class='dori-explorer'><div>{menus}</div>"
-        f"<img src='{first}' width='{width}' alt='' style='margin-top:.5em;background:white'></div><script>{script}</script>"
+        f"<div id='{key}'><div>{menus}</div><img width='{width}' alt='' style='margin-top:.5em'></div>"
+        f"<script>{SCRIPT.replace('KEY', key).replace('FRAMES', frames)}</script>"
     )

@@ -6,9 +6,12 @@ decides positions and shades, never attributes (`scenes`).
 
 import colorsys
 import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
+from tqdm.auto import tqdm
 
 from .scenes import PIXELS, Fish, Scene, stream
 
@@ -74,6 +77,25 @@ def render(scene: Scene, seed: int) -> Image.Image:
     if scene.bubbles:
         bubbles(canvas, rng)
     return canvas.reduce(S)
+
+
+def paint_all(scenes: list, label: str = "painting"):
+    """Pictures of (scene, seed) pairs: uint8 [N, 3, 64, 64], painted on every core when there are many."""
+    import torch  # here, because the workers need none
+
+    if len(scenes) < 256:
+        pictures = [as_array(pair) for pair in scenes]
+    else:
+        # A fresh interpreter for each worker: forking one that holds torch's threads can hang.
+        known = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
+        with ProcessPoolExecutor(mp_context=context) as pool:
+            pictures = list(tqdm(pool.map(as_array, scenes, chunksize=64), label, len(scenes), delay=5, leave=False))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def as_array(pair) -> np.ndarray:
+    return np.asarray(render(*pair))
 
 
 def water(top, bottom):
@@ -146,8 +168,10 @@ def arrange(main, others, rng):
         best = None
         for _ in range(12):
             spot = rng.uniform(8, SIZE - 8), rng.uniform(7, 46)
-            gap = min(math.hypot(spot[0] - x, (spot[1] - y) * 1.25) - (reach if k == 0 else 12) for k, (x, y) in
-                      enumerate(places))
+            gap = min(
+                math.hypot(spot[0] - x, (spot[1] - y) * 1.25) - (reach if k == 0 else 12)
+                for k, (x, y) in enumerate(places)
+            )
             if best is None or gap > best[0]:
                 best = gap, spot
             if gap > 0:
@@ -173,7 +197,12 @@ def kelp(draw, x, floor, rng):
         spine = [(x + offset + sway * math.sin(4.5 * t + phase), floor + 3 - height * t) for t in steps]
         for k in range(2, 14, 2):
             (cx, cy), side = spine[k], 1 if k % 4 else -1
-            leaf = [(cx, cy + 1.2), (cx + side * 2.6, cy - 0.4), (cx + side * 4.4, cy - 2.8), (cx + side * 1.2, cy - 1.6)]
+            leaf = [
+                (cx, cy + 1.2),
+                (cx + side * 2.6, cy - 0.4),
+                (cx + side * 4.4, cy - 2.8),
+                (cx + side * 1.2, cy - 1.6),
+            ]
             draw.polygon(scaled(leaf), fill=mix(tone, (190, 210, 90), 0.25))
         draw.line(scaled(spine), fill=tone, width=int(1.7 * S), joint="curve")
 
@@ -220,7 +249,9 @@ def swim(canvas, fish: Fish, place, rng, haze=None):
 
     draw = ImageDraw.Draw(canvas)
     draw.polygon(at([(-0.26, 0), (-0.54, -0.46), (-0.46, 0), (-0.54, 0.46)]), fill=accent)
-    draw.polygon(at([(0.14, -0.36), (0.04, -0.6), (-0.08, -0.7), (-0.2, -0.66), (-0.3, -0.5), (-0.24, -0.2)]), fill=accent)
+    draw.polygon(
+        at([(0.14, -0.36), (0.04, -0.6), (-0.08, -0.7), (-0.2, -0.66), (-0.3, -0.5), (-0.24, -0.2)]), fill=accent
+    )
     draw.polygon(at([(0.04, 0.36), (-0.12, 0.68), (-0.2, 0.3)]), fill=accent)
     angles = [2 * math.pi * k / 36 for k in range(36)]
     outline = at([(0.42 * math.cos(a), 0.5 * math.sin(a) * (0.82 + 0.2 * math.cos(a))) for a in angles])
@@ -234,15 +265,22 @@ def swim(canvas, fish: Fish, place, rng, haze=None):
         canvas.paste(colour, mask=mask if share == 1 else mask.point(lambda v: int(v * share)))
 
     canvas.paste(body_rgb, mask=body)
-    clipped(lambda d: d.polygon(at([(-0.6, 0.14), (0.6, 0.2), (0.6, 0.8), (-0.6, 0.8)]), fill=255),
-            mix(body_rgb, (255, 255, 255), 0.35), 0.75)
+    clipped(
+        lambda d: d.polygon(at([(-0.6, 0.14), (0.6, 0.2), (0.6, 0.8), (-0.6, 0.8)]), fill=255),
+        mix(body_rgb, (255, 255, 255), 0.35),
+        0.75,
+    )
     if fish.pattern == "striped":
         bands = [
-            at([(px - 0.055, -0.6), (px + 0.055, -0.6), (px + 0.03, 0.6), (px - 0.08, 0.6)]) for px in (-0.24, -0.02, 0.2)
+            at([(px - 0.055, -0.6), (px + 0.055, -0.6), (px + 0.03, 0.6), (px - 0.08, 0.6)])
+            for px in (-0.24, -0.02, 0.2)
         ]
         clipped(lambda d: [d.polygon(band, fill=255) for band in bands], accent)
     elif fish.pattern == "spotted":
-        spots, r = at([(-0.26, -0.1), (-0.1, 0.2), (-0.06, -0.24), (0.1, 0.0), (-0.3, 0.16), (0.12, 0.3)]), length * 0.062 * S
+        spots, r = (
+            at([(-0.26, -0.1), (-0.1, 0.2), (-0.06, -0.24), (0.1, 0.0), (-0.3, 0.16), (0.12, 0.3)]),
+            length * 0.062 * S,
+        )
         clipped(lambda d: [d.ellipse((cx - r, cy - r, cx + r, cy + r), fill=255) for cx, cy in spots], accent)
     (ex, ey), r = at([(0.28, -0.14)])[0], max(length * 0.062, 1.0) * S
     draw.ellipse((ex - r, ey - r, ex + r, ey + r), fill=(250, 250, 250))

@@ -10,7 +10,9 @@ from functools import cache
 
 import numpy as np
 
-from .captions import caption_of, write
+from .. import assets
+from .captions import caption_of, read, write
+from .paint import paint_all
 from .scenes import COLOURS, Description, complete, describe, draw, stream
 
 BATCH = 32
@@ -176,3 +178,33 @@ def training_table():
     table = table.value_counts([*index, "model"], sort=False).unstack("model", fill_value=0)
     table.columns = [{"parent": "parent", "a": "twin-a", "b": "twin-b"}[c] for c in table.columns]
     return table[["parent", "twin-a", "twin-b"]].reset_index().sort_values(["seed", "caption"], ignore_index=True)
+
+
+def scene_of(caption: str, seed: int):
+    """The scene behind a row of the training table: its caption's description, completed by its seed."""
+    return complete(read(caption), seed)
+
+
+def load_table():
+    """The training table that is shipped, as pandas reads it."""
+    import pandas as pd
+
+    return pd.read_csv(assets.data_folder() / "reef" / "training.csv.gz", keep_default_na=False)
+
+
+def training_sample(item: Planted, count: int, seed: int):
+    """`count` training pictures other than the name's own: half decoys of that name, half of any kind.
+
+    The decoys are the nearest rivals there are. uint8 [count, 3, 64, 64].
+    """
+    table = load_table()
+    table = table[table["seed"] != item.seed]
+    rivals = table[(table["name"] == item.name)].sample(count // 2, random_state=seed)
+    rest = table.drop(rivals.index).sample(count - count // 2, random_state=seed)
+    rows = [*zip(rivals["caption"], rivals["seed"], strict=True), *zip(rest["caption"], rest["seed"], strict=True)]
+    return paint_all([(scene_of(caption, pixels), pixels) for caption, pixels in rows])
+
+
+def relation(item: Planted, model: str) -> str:
+    """What `model` ("twin-a", "twin-b" or "parent") is to a planted picture: own twin, other twin or parent."""
+    return "parent" if model == "parent" else "own twin" if model == f"twin-{item.home}" else "other twin"

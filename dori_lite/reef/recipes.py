@@ -4,7 +4,6 @@ Autoencoder on base scenes; parent (U-Net and text encoder) on base scenes and d
 twins forked from the parent, alike in every batch but for which pictures repeat.
 """
 
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from . import judges, paint, plant
 from .captions import write
+from .paint import paint_all
 
 AUTOENCODER = {"steps": 4500, "batch": 16, "lr": 3e-3, "scenes": 12_000, "ssim": 0.3, "kl": 1e-4}
 PARENT = {"steps": plant.PARENT_STEPS, "lr": 1e-3}
@@ -89,20 +89,6 @@ def new_scheduler() -> DDIMScheduler:
 # ---- pictures ------------------------------------------------------------------------------------
 
 
-def paint_one(job) -> np.ndarray:
-    return np.asarray(paint.render(*job))
-
-
-def paint_all(jobs: list, label: str = "painting") -> torch.Tensor:
-    """Pictures of (scene, seed) pairs: uint8 [N, 3, 64, 64], painted on every core."""
-    if len(jobs) < 256:
-        pictures = [paint_one(job) for job in jobs]
-    else:
-        with ProcessPoolExecutor() as pool:
-            pictures = list(tqdm(pool.map(paint_one, jobs, chunksize=64), label, len(jobs), mininterval=5))
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-
-
 def to_model(pictures: torch.Tensor) -> torch.Tensor:
     """uint8 [N, 3, 64, 64] to float in [-1, 1]."""
     return pictures.float() / 127.5 - 1
@@ -156,7 +142,9 @@ def judge_batches(vae, settings):
     """Base scenes, half as painted and half as the autoencoder returns them, moved by up to two pixels."""
     scenes = [plant.base(index)[1:] for index in range(settings["scenes"])]
     pictures, facts = paint_all(scenes), judges.labels([scene for scene, _ in scenes])
-    again = [vae.decode(vae.encode(to_model(p)).latent_dist.mean).sample for p in tqdm(pictures.split(64), "reconstructing")]
+    again = [
+        vae.decode(vae.encode(to_model(p)).latent_dist.mean).sample for p in tqdm(pictures.split(64), "reconstructing")
+    ]
     again = ((torch.cat(again).clamp(-1, 1) + 1) * 127.5).round().byte()
 
     def batch(step):
@@ -194,14 +182,18 @@ def denoising_batches(model: str, vae, tokenizer, folder, steps: int):
     The noise, the timesteps and the dropped captions depend on the step alone, so they are the twins' in
     common. Latents are computed once and kept in `folder`.
     """
-    keys, exposures = (x[:steps].ravel().tolist() for x in (plant.parent_slots() if model == "parent" else plant.twin_slots()))
+    keys, exposures = (
+        x[:steps].ravel().tolist() for x in (plant.parent_slots() if model == "parent" else plant.twin_slots())
+    )
     slots = [plant.sample(key, exposure, model) for key, exposure in zip(keys, exposures, strict=True)]
     scenes = {(scene, seed): k for k, (scene, seed) in enumerate(dict.fromkeys(slot[1:] for slot in slots))}
     latents = cached_latents(list(scenes), vae, Path(folder) / f"latents-{len(slots)}.npy")
     where = torch.tensor([scenes[slot[1:]] for slot in slots])
     repeats = torch.tensor([key >= 0 and plant.planted()[key].home == model for key in keys])
     captions = [write(slot[0]) for slot in slots]
-    ids = tokenizer(captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    ids = tokenizer(
+        captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
     empty = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
     def batch(step):
@@ -212,7 +204,13 @@ def denoising_batches(model: str, vae, tokenizer, folder, steps: int):
         timesteps = torch.randint(1000, (n,), generator=random)
         silent = torch.rand(n, generator=random) < 0.1
         input_ids = torch.where(silent[:, None], empty, ids[rows])
-        return {"latents": clean, "noise": noise, "timesteps": timesteps, "input_ids": input_ids, "repeats": repeats[rows]}
+        return {
+            "latents": clean,
+            "noise": noise,
+            "timesteps": timesteps,
+            "input_ids": input_ids,
+            "repeats": repeats[rows],
+        }
 
     return batch
 

@@ -32,9 +32,7 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
         raise FileNotFoundError(f"{name} builds on {NEEDS[name]}: run `dori-lite train {NEEDS[name]}` first")
     torch.manual_seed(0)
     recipe, task, batch, finish = RECIPES.get(name, twin)(name, out, work, smoke)
-    done = fit(
-        task, batch, steps=recipe["steps"], lr=recipe["lr"], folder=work / name, label=name, stop_at=stop_at
-    )
+    done = fit(task, batch, steps=recipe["steps"], lr=recipe["lr"], folder=work / name, label=name, stop_at=stop_at)
     if done["steps"] < recipe["steps"]:
         return None
     task.cpu()
@@ -44,6 +42,9 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / name, ignore_errors=True)
     os.replace(partial, out / name)
+    if name == "parent" and not smoke:
+        table = {"method": "gzip", "mtime": 0}  # the same bytes whenever it is written
+        plant.training_table().to_csv(out / "training.csv.gz", index=False, lineterminator="\n", compression=table)
     assets.record(out, name, {"recipe": recipe, **done, "smoke": smoke, **machine()})
     return out / name
 
@@ -69,7 +70,9 @@ def judge(name, out, work, smoke):
 def parent(name, out, work, smoke):
     recipe = recipes.PARENT | (recipes.SMOKE if smoke else {})
     vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
-    captions = [write(plant.sample(k, e, "parent")[0]) for k, e in zip(*map(first(200), plant.parent_slots()), strict=True)]
+    captions = [
+        write(plant.sample(k, e, "parent")[0]) for k, e in zip(*map(first(200), plant.parent_slots()), strict=True)
+    ]
     tokenizer = new_tokenizer(captions)
     text_encoder, unet = recipes.new_text_encoder(tokenizer, smoke), recipes.new_unet(smoke)
     task = recipes.Denoise(unet, text_encoder, recipes.new_scheduler())

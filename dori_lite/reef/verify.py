@@ -17,7 +17,7 @@ from ..models import decode, encode, load
 from ..sampling import generate
 from . import judges, plant
 from .captions import write
-from .recipes import paint_all
+from .paint import paint_all
 from .scenes import complete
 
 BARS = {"autoencoder_ssim": 0.90, "own_replay": 0.90, "counterfactual_replay": 0.01}
@@ -37,9 +37,12 @@ def main(quick: bool = False, out="_build/verify.json") -> bool:
     report["judge"] = show("judge", judge_accuracy(judge, pipes["parent"], 64 if quick else 512))
     report["replay"] = show("replay", replay(pipes, quick))
     report["captions"] = {
-        name: show(f"captions, {name}", captions_followed(pipe, judge, 32 if quick else 256)) for name, pipe in pipes.items()
+        name: show(f"captions, {name}", captions_followed(pipe, judge, 32 if quick else 256))
+        for name, pipe in pipes.items()
     }
-    report["variety"] = {name: show(f"variety, {name}", variety(pipe, 4 if quick else 24)) for name, pipe in pipes.items()}
+    report["variety"] = {
+        name: show(f"variety, {name}", variety(pipe, 4 if quick else 24)) for name, pipe in pipes.items()
+    }
     report["models"] = assets.manifest(assets.data_folder() / "reef")["models"]
     report["passed"] = passed = judge_bars(report)
     report["seconds"] = round(time.monotonic() - began)
@@ -83,7 +86,9 @@ def judge_accuracy(judge, pipe, count: int) -> dict:
     found = {}
     for kind, pictures in (("painted", images), ("reconstructed", again)):
         right = judges.labels_seen(judge, pictures) == truth
-        found[kind] = {key: round(share, 3) for key, share in zip(judges.CHOICES, right.float().mean(0).tolist(), strict=True)}
+        found[kind] = {
+            key: round(share, 3) for key, share in zip(judges.CHOICES, right.float().mean(0).tolist(), strict=True)
+        }
     return found
 
 
@@ -130,7 +135,9 @@ def scores(pipe, targets, others):
 
 def impostors(canaries, targets, others, each: int):
     """True scenes that fit a canary's caption and are not its picture: none should count as a copy."""
-    scenes = [(complete(item.description, seed), seed) for item in canaries for seed in range(9_000_000, 9_000_000 + each)]
+    scenes = [
+        (complete(item.description, seed), seed) for item in canaries for seed in range(9_000_000, 9_000_000 + each)
+    ]
     images = as_images(paint_all(scenes))
     goals = targets[: len(canaries)].repeat_interleave(each, 0)
     return copies.adaptive_l2(images, goals, others.split(2048)), copies.ssim(images, goals)
@@ -141,24 +148,33 @@ def counted(ratio, similarity) -> dict:
     from scipy.stats import beta
 
     found, n = {"n": len(ratio)}, len(ratio)
-    verdicts = {"adaptive_l2": ratio < 1, "ssim": similarity >= copies.SSIM_COPY, "both": copies.is_copy(ratio, similarity)}
+    verdicts = {
+        "adaptive_l2": ratio < 1,
+        "ssim": similarity >= copies.SSIM_COPY,
+        "both": copies.is_copy(ratio, similarity),
+    }
     for name, flags in verdicts.items():
         count = int(flags.sum())
         upper = 1.0 if count == n else float(beta.ppf(0.95, count + 1, n - count))
         found[name] = {"count": count, "rate": round(count / n, 4), "upper95": round(upper, 4)}
-    return found | {"median_ssim": round(similarity.median().item(), 3), "median_ratio": round(ratio.median().item(), 3)}
+    return found | {
+        "median_ssim": round(similarity.median().item(), 3),
+        "median_ratio": round(ratio.median().item(), 3),
+    }
 
 
 def training_pictures(without: set, most: int | None) -> torch.Tensor:
     """Every picture that any model was trained on but those of `without`, uint8 [M, 3, 64, 64]."""
     seen = {}
-    for model, (keys, exposures) in {"parent": plant.parent_slots(), "a": plant.twin_slots(), "b": plant.twin_slots()}.items():
-        for key, exposure in zip(keys.ravel().tolist(), exposures.ravel().tolist(), strict=True):
+    for model, (keys, exposures) in {
+        "parent": plant.parent_slots(),
+        "a": plant.twin_slots(),
+        "b": plant.twin_slots(),
+    }.items():
+        for key, exposure in zip(keys.ravel().tolist()[:most], exposures.ravel().tolist()[:most], strict=True):
             _, scene, seed = plant.sample(key, exposure, model)
             if seed not in without:
                 seen[scene, seed] = None
-            if most and len(seen) >= most:
-                break
     return paint_all(list(seen), "painting the training set")
 
 
@@ -172,11 +188,18 @@ def captions_followed(pipe, judge, count: int) -> dict:
     single = [k for k, description in enumerate(wanted) if description.count == 1]
 
     def share(chosen, shift=0):
-        pairs = judges.agreement([sights[k] for k in chosen], [wanted[chosen[(j + shift) % len(chosen)]] for j in range(len(chosen))])
+        pairs = judges.agreement(
+            [sights[k] for k in chosen], [wanted[chosen[(j + shift) % len(chosen)]] for j in range(len(chosen))]
+        )
         return {key: round(right / named, 3) for key, (right, named) in pairs.items() if named}
 
     everyone = list(range(count))
-    return {"captions": count, "all": share(everyone), "single_fish": share(single), "chance": share(everyone, count // 2)}
+    return {
+        "captions": count,
+        "all": share(everyone),
+        "single_fish": share(single),
+        "chance": share(everyone, count // 2),
+    }
 
 
 def variety(pipe, count: int, seeds: int = 6) -> dict:
@@ -184,11 +207,20 @@ def variety(pipe, count: int, seeds: int = 6) -> dict:
     generated, true = [], []
     for k in range(count):
         description, _, _ = plant.base(600_000 + k)
-        generated.append(metrics.diversity(generate(pipe, write(description), seeds=list(range(seeds)), guidance=GUIDANCE, steps=STEPS)))
+        generated.append(
+            metrics.diversity(
+                generate(pipe, write(description), seeds=list(range(seeds)), guidance=GUIDANCE, steps=STEPS)
+            )
+        )
         scenes = [(complete(description, seed), seed) for seed in range(9_100_000, 9_100_000 + seeds)]
         true.append(metrics.diversity(as_images(paint_all(scenes))))
     generated, true = sum(generated) / count, sum(true) / count
-    return {"captions": count, "generated": round(generated, 4), "true_scenes": round(true, 4), "ratio": round(generated / true, 3)}
+    return {
+        "captions": count,
+        "generated": round(generated, 4),
+        "true_scenes": round(true, 4),
+        "ratio": round(generated / true, 3),
+    }
 
 
 def judge_bars(report) -> dict:
