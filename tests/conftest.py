@@ -1,0 +1,39 @@
+"""What many tests share: a pipeline of the reef's classes with random weights, and a check of error messages."""
+
+import pytest
+import torch
+
+from dori_lite.reef import plant, recipes
+from dori_lite.reef.captions import write
+from dori_lite.reef.tokenizer import new_tokenizer
+from dori_lite.reef.train import pipeline
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    """A tiny pipeline, fp32 on the CPU, frozen. Shared: copy it before changing anything about it."""
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer([write(plant.base(k)[0]) for k in range(100)], merges=150)
+    text_encoder, unet, vae = (
+        recipes.new_text_encoder(tokenizer, smoke=True),
+        recipes.new_unet(smoke=True),
+        recipes.new_autoencoder(smoke=True),
+    )
+    vae.register_to_config(scaling_factor=0.7)  # neither 1 nor the default, so that forgetting it shows
+    pipe = pipeline(vae, text_encoder, tokenizer, unet)
+    for part in (unet, vae, text_encoder):
+        part.requires_grad_(False).eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def one_line():
+    """Call something that must fail with this kind of error, its message matching and on one line."""
+
+    def check(kind, match, function, *args, **options):
+        with pytest.raises(kind, match=match) as error:
+            function(*args, **options)
+        assert "\n" not in str(error.value)
+
+    return check

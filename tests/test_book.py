@@ -1,0 +1,65 @@
+"""Every chapter is run once in `quick`, and the site is built from the same outputs."""
+
+import re
+
+import nbformat
+import pytest
+
+from dori_lite.lab import build, claims, runs
+
+SITE_TITLE = "A model that remembers"
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """All chapters, run afresh: the build's cache and earlier rows are not used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DORI_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield {path.stem: (build.execute(path, "quick", 0, force=True), runs.runs_folder()) for path in build.chapters()}
+
+
+def test_every_chapter_leaves_a_record_of_the_profile_it_was_asked_for(executed):
+    assert executed
+    for slug, (_, folder) in executed.items():
+        record = runs.open_existing(folder / slug / "quick-0").read_record()
+        assert record["profile"]["name"] == "quick"
+        assert record["seed"] == 0
+        assert record["models"] == runs.model_hashes(*record["models"])
+
+
+def test_verdicts_follow_from_the_rows(executed):
+    """Chapter 1's verdicts, computed again here from the rows alone."""
+    _, folder = executed["01_a_model_that_remembers"]
+    run = runs.open_existing(folder / "01_a_model_that_remembers" / "quick-0")
+    rows = run.rows()
+    assert set(rows["model"]) == {"own twin", "other twin", "parent"}
+    assert len(rows) == 3 * 2 * run.profile["canaries"]
+    by = rows.set_index(["model", "canary"])
+    gaps = [by.loc[("own twin", c), "rate"] - by.loc[("other twin", c), "rate"] for c in rows["canary"].unique()]
+    found = run.read_record()["verdicts"]["replay"]
+    assert found["estimate"] == pytest.approx(sum(gaps) / len(gaps))
+    assert found["units"] == len(gaps)
+    assert found["verdict"] == claims.verdict(claims.claim("replay"), found["estimate"], found["low"], found["high"])
+
+
+def test_outputs_show_figures_without_error(executed):
+    for path, _ in executed.values():
+        notebook = nbformat.read(path, 4)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        assert not [output for output in outputs if output.output_type == "error"]
+        assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
+        # Warnings and progress bars are noise on a page.
+        noise = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+        assert not noise
+
+
+def test_site_is_built_from_the_same_outputs(executed):
+    index = build.site("quick")
+    page = index.parent / "chapters" / "01_a_model_that_remembers.html"
+    text = page.read_text(encoding="utf-8")
+    assert SITE_TITLE in text
+    images = re.findall(r"<img[^>]*>", text)
+    content = [image for image in images if "_images/" in image]
+    assert len(content) >= 5
+    assert all(re.search(r'alt="[^"]{20,}"', image) for image in content)
+    assert "explorer-" in text and "colab.research.google.com" in text
