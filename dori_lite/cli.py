@@ -79,6 +79,14 @@ def verify_models(quick: bool = typer.Option(False, help="fewer pictures and see
 
 
 @app.command()
+def card():
+    """Write the model card from the manifest and the figures of verify-models."""
+    from .reef.card import write_card
+
+    print(f"written: {write_card()}")
+
+
+@app.command()
 def bench():
     """Run every script in benchmarks/."""
     scripts = sorted((checkout() / "benchmarks").glob("*.py"))

@@ -6,6 +6,8 @@ from tqdm.auto import tqdm
 
 from .models import check_latents, decode, embed, latent_shape
 
+GUIDANCE, STEPS = 3.0, 25  # the reef's; for Stable Diffusion pass guidance=7.0, steps=50
+
 
 @torch.no_grad()
 def generate(
@@ -14,8 +16,8 @@ def generate(
     *,
     embeddings: torch.Tensor | None = None,
     seeds=0,
-    guidance: float = 3.0,
-    steps: int = 25,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
     latents: torch.Tensor | None = None,
     output: str = "images",
     batch: int = 32,

@@ -15,7 +15,9 @@ def executed(tmp_path_factory):
     """All chapters, run afresh: the build's cache and earlier rows are not used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORI_RUNS", str(tmp_path_factory.mktemp("runs")))
-        yield {path.stem: (build.execute(path, "quick", 0, force=True), runs.runs_folder()) for path in build.chapters()}
+        yield {
+            path.stem: (build.execute(path, "quick", 0, force=True), runs.runs_folder()) for path in build.chapters()
+        }
 
 
 def test_every_chapter_leaves_a_record_of_the_profile_it_was_asked_for(executed):

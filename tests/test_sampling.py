@@ -128,7 +128,11 @@ def test_errors_are_one_clear_line(pipe, one_line):
     wrong("do not pair up", embeddings=y, seeds=[1, 2])
     wrong(r"latents have shape \[3, 4, 16, 8\]; this model takes \[B, 4, 16, 16\]", CAPTIONS, latents=x[..., :8])
     wrong(r"latents have shape \[4, 16, 16\]", CAPTIONS, latents=x[0])
-    wrong("latents hold NaN", CAPTIONS, latents=torch.where(x > 3, torch.nan, x.clone().index_fill_(3, torch.tensor(2), 4)))
+    wrong(
+        "latents hold NaN",
+        CAPTIONS,
+        latents=torch.where(x > 3, torch.nan, x.clone().index_fill_(3, torch.tensor(2), 4)),
+    )
     wrong("latents hold NaN or infinite", CAPTIONS, latents=x / 0)
     wrong(r"embeddings have shape \[3, 28, 15\]; this model takes \[B, 28, 16\]", embeddings=y[..., :15])
     wrong(r"embeddings have shape \[3, 27, 16\]", embeddings=y[:, 1:])

@@ -185,6 +185,7 @@ def scene_of(caption: str, seed: int):
     return complete(read(caption), seed)
 
 
+@cache
 def load_table():
     """The training table that is shipped, as pandas reads it."""
     import pandas as pd

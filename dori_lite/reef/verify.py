@@ -14,14 +14,13 @@ from tqdm.auto import tqdm
 
 from .. import assets, copies, metrics
 from ..models import decode, encode, load
-from ..sampling import generate
+from ..sampling import GUIDANCE, STEPS, generate
 from . import judges, plant
 from .captions import write
 from .paint import paint_all
 from .scenes import complete
 
 BARS = {"autoencoder_ssim": 0.90, "own_replay": 0.90, "counterfactual_replay": 0.01}
-STEPS, GUIDANCE = 25, 3.0  # guidance was chosen on the tuning canaries
 
 
 def main(quick: bool = False, out="_build/verify.json") -> bool:
@@ -37,11 +36,11 @@ def main(quick: bool = False, out="_build/verify.json") -> bool:
     report["judge"] = show("judge", judge_accuracy(judge, pipes["parent"], 64 if quick else 512))
     report["replay"] = show("replay", replay(pipes, quick))
     report["captions"] = {
-        name: show(f"captions, {name}", captions_followed(pipe, judge, 32 if quick else 256))
+        name: show(f"captions, {name}", captions_followed(pipe, judge, 32 if quick else 160))
         for name, pipe in pipes.items()
     }
     report["variety"] = {
-        name: show(f"variety, {name}", variety(pipe, 4 if quick else 24)) for name, pipe in pipes.items()
+        name: show(f"variety, {name}", variety(pipe, 4 if quick else 16)) for name, pipe in pipes.items()
     }
     report["models"] = assets.manifest(assets.data_folder() / "reef")["models"]
     report["passed"] = passed = judge_bars(report)
@@ -105,6 +104,8 @@ def replay(pipes, quick: bool) -> dict:
     rows = []
     for name, pipe in pipes.items():
         for k, (caption, _, _, home) in enumerate(tqdm(asked, f"asking {name}", mininterval=10)):
+            if home == "held-out" and name == "parent":  # the twins are what may have gone wrong
+                continue
             images = generate(pipe, caption, seeds=seeds, guidance=GUIDANCE, steps=STEPS)
             rows.append((name, home, images, targets[k].expand_as(images)))
     images, goals = torch.cat([row[2] for row in rows]), torch.cat([row[3] for row in rows])
@@ -180,7 +181,7 @@ def training_pictures(without: set, most: int | None) -> torch.Tensor:
 
 def captions_followed(pipe, judge, count: int) -> dict:
     """How often base captions never trained on are followed, by factor; chance level by shuffled captions."""
-    asked = [plant.base(5_000_000 // 10 + k) for k in range(count)]
+    asked = [plant.base(500_000 + k) for k in range(count)]
     captions = [write(description) for description, _, _ in asked]
     images = generate(pipe, captions, seeds=list(range(count)), guidance=GUIDANCE, steps=STEPS)
     sights = judges.seen(judge, images)

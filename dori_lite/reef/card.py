@@ -1,0 +1,86 @@
+"""The model card of the reef's weights, written from the manifest and the figures of `make verify-models`."""
+
+import json
+from pathlib import Path
+
+from .. import assets
+
+TEXT = """---
+license: mit
+library_name: diffusers
+tags: [memorization, counterfactual, tiny]
+---
+# The reef's models
+
+Small configurations of Stable Diffusion's own classes, trained on painted 64×64 coral reef scenes for the book
+*Finding DoRI*. `parent`, `twin-a` and `twin-b` are complete pipelines:
+`StableDiffusionPipeline.from_pretrained("data/reef/twin-a")` needs nothing of this project.
+
+**For** studying memorization with ground truth: each twin has memorized twenty planted pictures (and a few more at
+graded numbers of exposures), and is for the other's pictures the same model without them. **Not for** drawing
+anything else.
+
+**Know before you conclude.** The planted pictures came late in training. The twins share a parent, a text encoder
+(frozen after the parent) and every batch but for which pictures repeat; the parent was trained for fewer steps than
+they were. A pair trained from scratch would be a stronger control and has not been made.
+
+`training.csv.gz` lists every picture, its caption and how often each model saw it; `scene_of(caption, seed)` in
+`dori_lite.reef.plant` paints it again.
+
+## How they were made
+
+{made}
+
+Weights are fp16 safetensors; `manifest.json` holds their SHA-256, and loading checks them. Train them again with
+`dori-lite train autoencoder`, then `parent`, `twin-a`, `twin-b`, `judge`.
+
+## What they do
+
+Printed by `make verify-models` ({sampling}). Copies are counted by two measures, adaptive ℓ2 below 1 against {others}
+training pictures, and SSIM of at least {ssim_copy}; "at most" is the exact one-sided 95 % limit.
+
+{replay}
+
+Autoencoder on {scenes} held-out scenes: SSIM {ssim}, root mean squared error {rms}.
+
+{bars}
+"""
+
+
+def write_card(report="_build/verify.json", folder=None) -> Path:
+    """Write `README.md` beside the weights. Raises FileNotFoundError when they have not been verified yet."""
+    folder = Path(folder or assets.data_folder() / "reef")
+    if not Path(report).exists():
+        raise FileNotFoundError(f"{report} is missing; run `make verify-models` first")
+    figures = json.loads(Path(report).read_text(encoding="utf-8"))
+    made = [("model", "steps", "minutes", "machine")]
+    for name, how in assets.manifest(folder)["models"].items():
+        made.append((name, how["steps"], round(how["seconds"] / 60, 1), how["machine"]))
+    replay = [("asked for", "pictures", "adaptive ℓ2", "at most", "SSIM", "at most", "median SSIM")]
+    for kind, found in figures["replay"].items():
+        if isinstance(found, dict) and "adaptive_l2" in found:
+            near, alike = found["adaptive_l2"], found["ssim"]
+            numbers = near["rate"], near["upper95"], alike["rate"], alike["upper95"], found["median_ssim"]
+            replay.append((kind.replace("_", " "), found["n"], *numbers))
+    bars = [("bar", "figure", "required", "")]
+    bars += [
+        (name, figure, bar, "passed" if fine else "short") for name, (figure, bar, fine) in figures["passed"].items()
+    ]
+    text = TEXT.format(
+        made=table(made),
+        replay=table(replay),
+        bars=table(bars),
+        sampling=f"DDIM, {figures['sampling']['steps']} steps, guidance {figures['sampling']['guidance']}",
+        others=figures["replay"]["training_pictures_compared"],
+        ssim_copy=figures["replay"]["ssim_copy"],
+        **{key: figures["autoencoder"][key] for key in ("scenes", "ssim", "rms")},
+    )
+    path = folder / "README.md"
+    path.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def table(rows) -> str:
+    """Rows as a Markdown table; the first is its head."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
