@@ -44,8 +44,8 @@ def train(
     root = Path("runs/smoke") if smoke else None
     out = out or (root / "weights" if smoke else Path("data/reef"))
     work = work or (root / "work" if smoke else Path("runs/train"))
-    folder = training.train(name, out, work, smoke)
-    print(f"{name}: weights in {folder}")
+    if folder := training.train(name, out, work, smoke):
+        print(f"{name}: weights in {folder}")
 
 
 @app.command()

@@ -50,7 +50,8 @@ def fit(
     `batch(step)` returns a dict of tensors whose first axis is the sample; with several processes
     (`accelerate launch`) each takes its share of it. Parameters with `requires_grad` are trained.
     A checkpoint in `folder` is continued; one made with other settings is an error. `stop_at` ends
-    early, with a checkpoint, as an interruption would. Returns {"steps", "seconds", "losses"}.
+    early, with a checkpoint, as an interruption would. Returns {"steps", "seconds", "losses"} and whether
+    this is the "main" process, the one that should write the result.
 
     Raises ValueError when `folder` holds a checkpoint of other settings, FloatingPointError when the
     loss is no longer finite.
@@ -99,7 +100,8 @@ def fit(
         save(folder / CHECKPOINT, settings, end, seconds, trained, optimizer, schedule, ema)
     if end == steps:
         ema.copy_to(trained)
-    return {"steps": end, "seconds": round(seconds, 1), "losses": shown}
+    losses = {key: round(value, 5) for key, value in shown.items()}
+    return {"steps": end, "seconds": round(seconds, 1), "losses": losses, "main": accelerator.is_main_process}
 
 
 def save(path: Path, settings, step, seconds, trained, optimizer, schedule, ema) -> None:

@@ -218,6 +218,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path, value):
         found = line_batch(step)
         return found | {"y": found["y"] + value} if step == 4 else found
 
+    # An infinite loss may show one step later, in the weights that it spoiled.
     with pytest.raises(FloatingPointError, match=r"training: the loss is not finite at step [45]; use a lower lr"):
         train(Line(), batch, tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()  # no checkpoint of spoiled weights

@@ -24,7 +24,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # A module imports only from entries above its own; within a package (unlearning, reef, lab) anything goes.
 LAYERS = [
-    *("assets", "models", "hooks", "masks", "sampling", "copies", "metrics", "nemo", "wanda", "dori", "detection"),
+    *(
+        "intervals",
+        "assets",
+        "models",
+        "hooks",
+        "masks",
+        "sampling",
+        "copies",
+        "metrics",
+        "nemo",
+        "wanda",
+        "dori",
+        "detection",
+    ),
     *("locality", "evaluation", "fit", "unlearning"),
     *("reef", "lab", "audit", "cli"),
 ]

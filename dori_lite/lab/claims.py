@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..intervals import upper_limit  # noqa: F401  (part of a verdict, too)
+
 HOLDS, FAILS, UNDECIDED = "holds here", "does not hold here", "undecided"
 # Where a number of the paper was read (nobody here has read the paper's full text), and how far an
 # experiment can reach: seen together, moved by hand, compared with the model that never saw the picture,
@@ -91,6 +93,13 @@ def verdict(claim: Claim, estimate: float, low: float, high: float) -> str:
     return HOLDS if low > claim.threshold else FAILS if high < claim.threshold else UNDECIDED
 
 
+def summary(key: str, estimate: float, low: float, high: float, units: int) -> dict:
+    """What a record keeps of a claim: the estimate, its interval, the threshold, the rung and the verdict."""
+    about = claim(key)
+    found = {"estimate": estimate, "low": low, "high": high, "units": units}
+    return found | {"threshold": about.threshold, "rung": about.rung, "verdict": verdict(about, estimate, low, high)}
+
+
 def bootstrap(values, seed: int, reps: int = 2000, level: float = 0.95, geometric: bool = False):
     """Mean over units and its percentile interval: (mean, low, high), by resampling units.
 
@@ -113,18 +122,6 @@ def bootstrap(values, seed: int, reps: int = 2000, level: float = 0.95, geometri
         # Ends that occurred, so that nothing is interpolated between infinities.
         found = mean, np.quantile(means, tail, method="lower"), np.quantile(means, 1 - tail, method="higher")
         return tuple(float(x) for x in (np.exp(found) if geometric else found))
-
-
-def upper_limit(count: int, n: int, level: float = 0.95) -> float:
-    """The largest rate that `count` of `n` leaves possible: the exact one-sided limit of Clopper and Pearson.
-
-    Raises ValueError unless 0 ≤ count ≤ n. Without any trial the limit is 1.
-    """
-    from scipy.stats import beta
-
-    if not 0 <= count <= n:
-        raise ValueError(f"{count} of {n} is not a count of successes; give successes first, trials second")
-    return 1.0 if count == n else float(beta.ppf(level, count + 1, n - count))
 
 
 def paired(own, other) -> np.ndarray:

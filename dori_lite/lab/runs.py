@@ -208,6 +208,12 @@ def model_hashes(*names: str) -> dict[str, str]:
     return hashes
 
 
+def published(chapter: str, profile: str = "standard") -> dict:
+    """The verdicts of a published run, {} when there is none yet."""
+    record = read_json(assets.data_folder() / "results" / chapter / profile / "record.json")
+    return record["verdicts"] if record else {}
+
+
 def publish(folder) -> Path:
     """Copy a run's table (CSV), record and pictures to `data/results/<chapter>/<profile>/`; returns it.
 

@@ -4,6 +4,8 @@ Autoencoder on base scenes; parent (U-Net and text encoder) on base scenes and d
 twins forked from the parent, alike in every batch but for which pictures repeat.
 """
 
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +189,8 @@ def denoising_batches(model: str, vae, tokenizer, folder, steps: int):
     )
     slots = [plant.sample(key, exposure, model) for key, exposure in zip(keys, exposures, strict=True)]
     scenes = {(scene, seed): k for k, (scene, seed) in enumerate(dict.fromkeys(slot[1:] for slot in slots))}
-    latents = cached_latents(list(scenes), vae, Path(folder) / f"latents-{len(slots)}.npy")
+    which = hashlib.sha256(repr((list(scenes), vae.config.scaling_factor)).encode()).hexdigest()[:12]
+    latents = cached_latents(list(scenes), vae, Path(folder) / f"latents-{which}.npy")
     where = torch.tensor([scenes[slot[1:]] for slot in slots])
     repeats = torch.tensor([key >= 0 and plant.planted()[key].home == model for key in keys])
     captions = [write(slot[0]) for slot in slots]
@@ -226,7 +229,7 @@ def cached_latents(scenes: list, vae, path: Path) -> torch.Tensor:
         for pictures in paint_all(scenes[start : start + 4096]).split(128):
             parts.append(vae.encode(to_model(pictures).to(device)).latent_dist.mean.cpu().half())
     latents = torch.cat(parts)
-    partial = path.with_suffix(".partial.npy")
+    partial = path.with_suffix(f".{os.getpid()}.npy")  # several processes may compute it at once
     np.save(partial, latents.numpy())
     partial.replace(path)
     return latents

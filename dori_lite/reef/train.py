@@ -33,7 +33,7 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     torch.manual_seed(0)
     recipe, task, batch, finish = RECIPES.get(name, twin)(name, out, work, smoke)
     done = fit(task, batch, steps=recipe["steps"], lr=recipe["lr"], folder=work / name, label=name, stop_at=stop_at)
-    if done["steps"] < recipe["steps"]:
+    if done["steps"] < recipe["steps"] or not done.pop("main"):
         return None
     task.cpu()
     partial = work / f"{name}-weights"

@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import assets, copies, metrics
+from ..intervals import upper_limit
 from ..models import decode, encode, load
 from ..sampling import GUIDANCE, STEPS, generate
 from . import judges, plant
@@ -146,8 +147,6 @@ def impostors(canaries, targets, others, each: int):
 
 def counted(ratio, similarity) -> dict:
     """Copies among n pictures by either detector and by both, with the exact 95 % upper limit."""
-    from scipy.stats import beta
-
     found, n = {"n": len(ratio)}, len(ratio)
     verdicts = {
         "adaptive_l2": ratio < 1,
@@ -156,8 +155,7 @@ def counted(ratio, similarity) -> dict:
     }
     for name, flags in verdicts.items():
         count = int(flags.sum())
-        upper = 1.0 if count == n else float(beta.ppf(0.95, count + 1, n - count))
-        found[name] = {"count": count, "rate": round(count / n, 4), "upper95": round(upper, 4)}
+        found[name] = {"count": count, "rate": round(count / n, 4), "upper95": round(upper_limit(count, n), 4)}
     return found | {
         "median_ssim": round(similarity.median().item(), 3),
         "median_ratio": round(ratio.median().item(), 3),

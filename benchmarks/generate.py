@@ -1,0 +1,58 @@
+"""Time of `generate` over diffusers' own call: the same batch and steps, latents out, real-size random weights."""
+
+import statistics
+import time
+
+import torch
+
+from dori_lite.reef import plant, recipes
+from dori_lite.reef.captions import write
+from dori_lite.reef.tokenizer import new_tokenizer
+from dori_lite.reef.train import pipeline
+from dori_lite.sampling import generate
+
+BAR, PAIRS, BATCH, STEPS, GUIDANCE = 1.05, 7, 8, 8, 3.0
+
+
+def main():
+    torch.manual_seed(0)
+    captions = [write(plant.base(k)[0]) for k in range(100)]
+    tokenizer = new_tokenizer(captions)
+    vae, text_encoder, unet = recipes.new_autoencoder(), recipes.new_text_encoder(tokenizer), recipes.new_unet()
+    pipe = pipeline(vae, text_encoder, tokenizer, unet)
+    for part in (vae, text_encoder, unet):
+        part.requires_grad_(False).eval()
+    pipe.set_progress_bar_config(disable=True)
+    captions, seeds = captions[:BATCH], list(range(BATCH))
+
+    def ours():
+        return generate(pipe, captions, seeds=seeds, guidance=GUIDANCE, steps=STEPS, output="latents")
+
+    def theirs():
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        options = {"guidance_scale": GUIDANCE, "num_inference_steps": STEPS, "output_type": "latent"}
+        return pipe(captions, generator=generators, **options).images
+
+    difference = (ours() - theirs()).abs().max().item()  # warms both up
+    if difference > 1e-4:
+        raise RuntimeError(f"generate and diffusers differ by {difference:.1e}: there is nothing to compare")
+    ratios = []
+    for k in range(PAIRS):
+        order = (ours, theirs) if k % 2 else (theirs, ours)
+        seconds = {function: timed(function) for function in order}
+        ratios.append(seconds[ours] / seconds[theirs])
+    ratio, threads = statistics.median(ratios), torch.get_num_threads()
+    print(
+        f"generate takes {ratio:.3f} times as long as diffusers' own call (bar {BAR}; median of {PAIRS} interleaved "
+        f"pairs, {min(ratios):.3f} to {max(ratios):.3f}; batch {BATCH}, {STEPS} steps, CPU, threads: {threads})"
+    )
+
+
+def timed(function) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""Loading pipelines, their layers' names, and the ways between captions, latents and pictures."""
+
+import copy
+import json
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from dori_lite import assets
+from dori_lite.models import decode, embed, encode, load, mlp_layers, value_layers
+
+CAPTIONS = ["a red fish over sand", "a large striped blue fish and two other fish at dusk"]
+SD14_UNET = {  # unet/config.json of CompVis/stable-diffusion-v1-4
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+
+
+# ---- loading ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.float16], ids=["saved fp32", "saved fp16"])
+def sd_folder(pipe, tmp_path_factory, request):
+    """A folder as Stable Diffusion v1.4 comes: PNDM, a safety checker, older names of weights and vocabulary."""
+    folder = tmp_path_factory.mktemp("sd")
+    saved = copy.deepcopy(pipe).to(dtype=request.param)
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    saved.scheduler = PNDMScheduler(**betas, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+    saved.save_pretrained(folder)
+
+    edit(folder / "scheduler" / "scheduler_config.json", clip_sample=False)
+    checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    edit(folder / "model_index.json", **checker, feature_extractor=["transformers", "CLIPImageProcessor"])
+    weights = folder / "text_encoder" / "model.safetensors"
+    old = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(weights).items()}
+    save_file(old, weights, {"format": "pt"})
+    tokens = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(tokens["vocab"]), encoding="utf-8")
+    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in tokens["merges"])])
+    (folder / "tokenizer" / "merges.txt").write_text(merges + "\n", encoding="utf-8")
+    return folder
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def ready(loaded, dtype):
+    """What `load` promises of every pipeline."""
+    assert type(loaded) is StableDiffusionPipeline and type(loaded.scheduler) is DDIMScheduler
+    assert loaded.scheduler.config.clip_sample is False  # latents are not pixels
+    assert loaded.scheduler.config.set_alpha_to_one is False and loaded.scheduler.config.steps_offset == 1
+    for part in (loaded.unet, loaded.vae, loaded.text_encoder):
+        assert part.dtype == dtype and part.device.type == "cpu" and not part.training
+        assert not any(p.requires_grad for p in part.parameters())
+    assert loaded.safety_checker is None
+    return True
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float16])
+def test_stable_diffusions_own_format(sd_folder, pipe, dtype):
+    loaded = load(sd_folder, device="cpu", dtype=dtype)
+    assert ready(loaded, dtype or torch.float32)
+    theirs = dict(loaded.unet.named_parameters())
+    for name, mine in pipe.unet.named_parameters():
+        assert torch.allclose(theirs[name].float(), mine, atol=1e-3)
+    assert loaded.tokenizer(CAPTIONS).input_ids == pipe.tokenizer(CAPTIONS).input_ids
+    if dtype != torch.float16:
+        assert (embed(loaded, CAPTIONS) - embed(pipe, CAPTIONS)).abs().max() < 1e-2  # fp16 weights, where saved so
+
+
+def test_latents_are_not_clipped_when_the_folder_does_not_say(pipe, tmp_path):
+    """A PNDM scheduler has no such setting, and DDIM's default is to clip."""
+    saved = copy.copy(pipe)
+    saved.scheduler = PNDMScheduler.from_config({k: v for k, v in pipe.scheduler.config.items() if k != "clip_sample"})
+    saved.save_pretrained(tmp_path)
+    assert "clip_sample" not in json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    assert ready(load(str(tmp_path), device="cpu"), torch.float32)
+
+
+class Calls(list):
+    """What `from_pretrained` was called with: (source, options) each time."""
+
+    heeded = ("dtype", "torch_dtype")  # the keywords by which the stand-in can be told a precision
+
+
+@pytest.fixture
+def calls(pipe, monkeypatch):
+    """Puts a stand-in for `StableDiffusionPipeline.from_pretrained` that notes its calls."""
+    calls = Calls()
+
+    def from_pretrained(source, **options):
+        calls.append((source, options))
+        dtype = next((options[key] for key in calls.heeded if key in options), torch.float32)
+        loaded = copy.deepcopy(pipe)
+        for part in (loaded.unet, loaded.vae, loaded.text_encoder):
+            part.to(dtype).requires_grad_(True).train()
+        return loaded
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", from_pretrained)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("version", "keyword"),
+    [
+        ("0.39.0", "torch_dtype"),
+        ("0.41.2", "torch_dtype"),
+        ("0.42.0", "dtype"),
+        ("0.42.1", "dtype"),
+        ("0.43.0", "dtype"),
+    ],
+)
+def test_dtype_by_the_name_that_this_diffusers_heeds(calls, monkeypatch, tmp_path, one_line, version, keyword):
+    monkeypatch.setattr(diffusers, "__version__", version)
+    calls.heeded = (keyword,)
+    assert ready(load(tmp_path, device="cpu", dtype=torch.float16), torch.float16)
+    assert set(calls[0][1]) & {"dtype", "torch_dtype"} == {keyword}
+    calls.heeded = ()
+    match = f"diffusers {version} loaded torch.float32 where torch.float16 was asked for"
+    one_line(RuntimeError, match, load, tmp_path, device="cpu", dtype=torch.float16)
+
+
+def test_stable_diffusion_is_pinned(calls):
+    unsafe = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pinned = unsafe | {"revision": "133a221b8aa7292a167afc5127cb63fb5005638b"}
+    for dtype, variant in ((torch.float16, {"variant": "fp16"}), (torch.float32, {}), (None, {})):
+        assert ready(load("sd14", device="cpu", dtype=dtype), dtype or torch.float32)
+        source, options = calls.pop()
+        options = {key: value for key, value in options.items() if not key.endswith("dtype")}
+        assert source == "CompVis/stable-diffusion-v1-4" and options == pinned | variant
+    load("someone/model", device="cpu")
+    source, options = calls.pop()
+    assert source == "someone/model" and not {"revision", "variant", "local_files_only"} & set(options)
+
+
+def test_folders_are_never_looked_for_on_the_hub(calls, tmp_path, monkeypatch):
+    load(tmp_path, device="cpu")
+    assert calls[-1][0] == tmp_path and calls[-1][1]["local_files_only"]
+    (tmp_path / "someone" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    load("someone/model", device="cpu")  # a folder, although it could be a hub id
+    assert calls[-1][1]["local_files_only"]
+
+
+def test_precision_where_there_is_a_gpu(calls, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(StableDiffusionPipeline, "to", lambda self, *args, **options: moved.append(args) or self)
+    monkeypatch.setattr(assets, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(assets, "verified", lambda folder, name: folder / name)
+    moved = []
+    for name, device, dtype in (("sd14", "cuda", torch.float16), ("reef/twin-a", None, torch.float32)):
+        load(name, device=device)
+        options = calls[-1][1]
+        assert options.get("dtype", options.get("torch_dtype")) == dtype
+        assert moved.pop() == ("cuda",)
+    assert calls[-1][0] == tmp_path / "reef" / "twin-a" and calls[-1][1]["local_files_only"]
+
+
+def test_names_and_devices_that_are_not_there(one_line, monkeypatch, tmp_path, calls):
+    known = "choose reef/parent, reef/twin-a, reef/twin-b, sd14, a hub id, or an existing folder"
+    for name in ("twin-a", "SD14", str(tmp_path / "absent"), "./absent/model", ""):
+        one_line(FileNotFoundError, known, load, name, device="cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1"):
+        one_line(RuntimeError, "no GPU is available here; use device='cpu', or in Colab", load, "sd14", device=device)
+    assert not calls
+
+
+def test_the_reefs_weights_are_checked_before_use(pipe, tmp_path, monkeypatch, one_line):
+    monkeypatch.setenv("DORI_DATA", str(tmp_path))
+    reef = tmp_path / "reef"
+    copy.deepcopy(pipe).to(dtype=torch.float16).save_pretrained(reef / "twin-a")
+    assets.record(reef, "twin-a", {})
+    assert ready(load("reef/twin-a", device="cpu"), torch.float32)
+    one_line(FileNotFoundError, "no weights called 'twin-c' .*; there are: twin-a$", load, "reef/twin-c", device="cpu")
+
+    assets.verified.cache_clear()
+    file = reef / "twin-a" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    cure = "restore it with `git checkout -- data/reef/twin-a/unet/diffusion_pytorch_model.safetensors`"
+    one_line(ValueError, f"safetensors is damaged .*; {cure}", load, "reef/twin-a", device="cpu")
+    file.unlink()
+    one_line(FileNotFoundError, f"safetensors is missing; {cure}", load, "reef/twin-a", device="cpu")
+
+
+# ---- layers ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sd_unet():
+    """Stable Diffusion v1.4's U-Net, its architecture alone: no memory is taken for weights."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(**SD14_UNET)
+
+
+def test_seven_value_layers_in_the_papers_order(sd_unet, pipe):
+    down = [f"down_blocks.{k}.attentions.{j}" for k in range(3) for j in range(2)]
+    names = [f"{place}.transformer_blocks.0.attn2.to_v" for place in [*down, "mid_block.attentions.0"]]
+    layers = value_layers(sd_unet)
+    assert list(layers) == names
+    assert [layer.out_features for layer in layers.values()] == [320, 320, 640, 640, 1280, 1280, 1280]
+    assert all(layer.in_features == 768 and type(layer) is torch.nn.Linear for layer in layers.values())
+    assert all(sd_unet.get_submodule(name) is layer for name, layer in layers.items())
+    assert list(value_layers(pipe.unet)) == names
+
+
+def test_sixteen_mlp_layers(sd_unet, pipe):
+    places = [f"down_blocks.{k}.attentions.{j}" for k in range(3) for j in range(2)] + ["mid_block.attentions.0"]
+    places += [f"up_blocks.{k}.attentions.{j}" for k in (1, 2, 3) for j in range(3)]
+    layers = mlp_layers(sd_unet)
+    assert list(layers) == [f"{place}.transformer_blocks.0.ff.net.2" for place in places] and len(layers) == 16
+    widths = [320] * 2 + [640] * 2 + [1280] * 3 + [1280] * 3 + [640] * 3 + [320] * 3
+    assert [layer.out_features for layer in layers.values()] == widths
+    assert [layer.in_features for layer in layers.values()] == [4 * width for width in widths]
+    assert all(sd_unet.get_submodule(name) is layer for name, layer in layers.items())
+    assert list(mlp_layers(pipe.unet)) == list(layers)
+
+
+# ---- captions, latents, pictures --------------------------------------------------------------------
+
+
+def test_embed_is_encode_prompt(pipe):
+    for prompts in (CAPTIONS, CAPTIONS[0], "", ["", CAPTIONS[1]]):
+        theirs, _ = pipe.encode_prompt(prompts, "cpu", 1, False)
+        mine = embed(pipe, prompts)
+        assert mine.shape == (1 if isinstance(prompts, str) else 2, 28, 16) and not mine.requires_grad
+        assert torch.equal(mine, theirs)
+    silent = pipe.encode_prompt(CAPTIONS, "cpu", 1, True)[1]
+    assert torch.allclose(embed(pipe, "").expand(2, -1, -1), silent, atol=1e-6)
+    assert torch.equal(embed(pipe, tuple(CAPTIONS)), embed(pipe, CAPTIONS))
+    assert (embed(pipe, CAPTIONS[0]) - embed(pipe, "")).abs().max() > 0.1
+
+
+def test_no_prompt_is_cut_short(pipe, one_line):
+    assert len(pipe.tokenizer("a " * 26).input_ids) == 28
+    assert embed(pipe, "a " * 26).shape == (1, 28, 16)  # full to the last place
+    match = "a prompt takes 29 tokens and the model reads 28; shorten it"
+    one_line(ValueError, match, embed, pipe, "a " * 27)
+    one_line(ValueError, match, embed, pipe, [CAPTIONS[0], "a " * 27])
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+def test_encode_is_the_scaled_posterior_mean(pipe, images):
+    with torch.no_grad():
+        posterior = pipe.vae.encode(images * 2 - 1).latent_dist
+    latents = encode(pipe, images)
+    assert latents.shape == (3, 4, 16, 16) and not latents.requires_grad
+    assert torch.allclose(latents, posterior.mean * pipe.vae.config.scaling_factor, atol=1e-6)
+    assert posterior.std.min() > 0.01  # a sample would have differed
+    assert torch.equal(encode(pipe, images), latents)
+    assert encode(pipe, images[:, :, :32, :48]).shape == (3, 4, 8, 12)
+    assert torch.isfinite(encode(pipe, torch.stack([torch.zeros(3, 64, 64), torch.ones(3, 64, 64)]))).all()
+
+
+def test_decode_is_diffusers_own(pipe):
+    latents = 3 * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        raw = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+    theirs = pipe.image_processor.postprocess(raw, output_type="pt")
+    mine = decode(pipe, latents)
+    assert mine.shape == (2, 3, 64, 64) and not mine.requires_grad
+    assert torch.allclose(mine, theirs, atol=1e-6)
+    beyond = decode(pipe, 1000 * latents)
+    assert beyond.min() == 0 and beyond.max() == 1
+    half = copy.deepcopy(pipe).to(dtype=torch.float16)
+    assert decode(half, latents).dtype == torch.float32
+
+
+def test_wrong_pictures_and_latents(pipe, images, one_line):
+    def wrong(function, match, x):
+        one_line(ValueError, match, function, pipe, x)
+
+    wrong(encode, r"images have shape \[3, 64, 64\]; give \[B, 3, H, W\] with H and W multiples of 4", images[0])
+    wrong(encode, r"images have shape \[3, 1, 64, 64\]", images[:, :1])
+    wrong(encode, r"images have shape \[3, 3, 62, 64\]", images[:, :, :62])
+    wrong(encode, r"images have shape \[3, 3, 64, 63\]", images[..., :63])
+    for x in (images - 0.1, images + 0.1, images * 255, images / 0, torch.where(images > 0.99, torch.nan, images)):
+        wrong(encode, "images must hold finite values between 0 and 1", x)
+    latents = torch.zeros(3, 4, 16, 16)
+    wrong(decode, r"latents have shape \[4, 16, 16\]; this model takes \[B, 4, 16, 16\]", latents[0])
+    wrong(decode, r"latents have shape \[3, 3, 16, 16\]", latents[:, :3])
+    wrong(decode, r"latents have shape \[3, 4, 8, 16\]", latents[:, :, :8])
+    wrong(decode, "latents hold NaN or infinite values", latents / 0)

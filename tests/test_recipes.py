@@ -1,0 +1,289 @@
+"""Every recipe from end to end, tiny and for three steps: what it writes, resuming, and the twins' batches."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from dori_lite import assets
+from dori_lite.reef import judges, paint, plant, recipes, train
+from dori_lite.reef.captions import write
+
+PIPELINES = ("parent", "twin-a", "twin-b")
+STEPS = recipes.SMOKE["steps"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu():
+    """Equality is asserted in full precision on the CPU, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """All five models, each in one go: the folder with weights/ and work/."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name in train.NAMES:
+        assert train.train(name, folder / "weights", folder / "work", smoke=True) == folder / "weights" / name
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """The same, each interrupted after one step and again after two."""
+    folder = tmp_path_factory.mktemp("resumed")
+    for name in train.NAMES:
+        for stop_at in (1, 2):
+            assert train.train(name, folder / "weights", folder / "work", smoke=True, stop_at=stop_at) is None
+            assert not (folder / "weights" / name).exists()
+        torch.manual_seed(stop_at)  # another process would come with other random numbers
+        train.train(name, folder / "weights", folder / "work", smoke=True)
+    return folder
+
+
+def weight_files(folder):
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.safetensors"))}
+
+
+# ---- what is written ---------------------------------------------------------------------------------
+
+
+def test_files_and_manifest(trained):
+    weights = trained / "weights"
+    parts = [f"{part}.safetensors" for part in ("text_encoder/model", "unet/{}", "vae/{}")]
+    parts = [part.format("diffusion_pytorch_model") for part in parts]
+    expected = ["autoencoder/diffusion_pytorch_model.safetensors", "judge/judge.safetensors"]
+    assert list(weight_files(weights)) == expected + [f"{name}/{part}" for name in PIPELINES for part in parts]
+
+    manifest = assets.manifest(weights)
+    files = {path.relative_to(weights).as_posix() for path in weights.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == files - {"manifest.json"}
+    assert all(assets.sha256(weights / path) == digest for path, digest in manifest["files"].items())
+    for name in train.NAMES:
+        assert assets.verified(weights, name) == weights / name
+        made = manifest["models"][name]
+        assert made["smoke"] and made["steps"] == made["recipe"]["steps"] == STEPS
+        assert np.isfinite(made["losses"]["loss"]) and made["torch"] in torch.__version__
+    assert not list(weights.glob("*weights")) and not list(trained.rglob("*.partial"))
+
+
+def test_weights_are_fp16_and_finite(trained):
+    for path in weight_files(trained / "weights").values():
+        with safe_open(path, "pt") as file:
+            tensors = [file.get_tensor(key) for key in file.keys()]  # noqa: SIM118
+        assert tensors and all(x.dtype == torch.float16 and torch.isfinite(x).all() for x in tensors)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_diffusers_alone_loads_a_model(trained, name):
+    folder = trained / "weights" / name
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    libraries = {value[0] for value in index.values() if isinstance(value, list)}
+    assert libraries == {"diffusers", "transformers", None}  # nothing of ours
+    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    config = pipe.scheduler.config
+    assert pipe.scheduler.__class__.__name__ == "DDIMScheduler" and config.prediction_type == "epsilon"
+    assert (config.beta_schedule, config.clip_sample, config.set_alpha_to_one) == ("scaled_linear", False, False)
+    assert pipe.tokenizer.model_max_length == 28 and pipe.tokenizer.pad_token_id is not None
+    random = torch.Generator().manual_seed(0)
+    images = pipe("a red fish over sand", num_inference_steps=2, generator=random, output_type="pt").images
+    assert images.shape == (1, 3, 64, 64) and torch.isfinite(images).all()
+
+
+def test_the_autoencoder_scales_its_latents_to_unit_variance(trained):
+    vae = AutoencoderKL.from_pretrained(trained / "weights" / "autoencoder").float()
+    pictures = recipes.to_model(paint.paint_all([plant.base(k)[1:] for k in range(32)]))
+    with torch.no_grad():
+        latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
+    assert latents.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_twins_share_the_parents_text_encoder_and_autoencoder(trained):
+    files = weight_files(trained / "weights")
+
+    def same(one, other):
+        one, other = load_file(files[one]), load_file(files[other])
+        return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+    text, unet, vae = (
+        "text_encoder/model.safetensors",
+        *(f"{x}/diffusion_pytorch_model.safetensors" for x in ("unet", "vae")),
+    )
+    assert same(f"parent/{vae}", "autoencoder/diffusion_pytorch_model.safetensors")
+    for twin in ("twin-a", "twin-b"):
+        assert same(f"{twin}/{text}", f"parent/{text}") and same(f"{twin}/{vae}", f"parent/{vae}")
+        assert not same(f"{twin}/{unet}", f"parent/{unet}")
+        vocabulary = [
+            (trained / "weights" / name / "tokenizer" / "tokenizer.json").read_bytes() for name in (twin, "parent")
+        ]
+        assert vocabulary[0] == vocabulary[1]
+    assert not same(f"twin-a/{unet}", f"twin-b/{unet}")
+    scales = {
+        json.loads((trained / "weights" / x / "config.json").read_text())["scaling_factor"]
+        for x in ("autoencoder", "parent/vae", "twin-a/vae", "twin-b/vae")
+    }
+    assert len(scales) == 1 and scales != {0.18215}
+
+
+def test_everything_that_should_be_trained_is(trained):
+    """A twin's U-Net moves everywhere from the parent's; the parent's text encoder moves from its start."""
+    text_start = {}
+    tokenizer = StableDiffusionPipeline.from_pretrained(trained / "weights" / "parent").tokenizer
+    torch.manual_seed(0)
+    for key, p in recipes.new_text_encoder(tokenizer, smoke=True).named_parameters():
+        text_start[key.removeprefix("text_model.")] = p.detach().half()
+    after = load_file(trained / "weights" / "parent" / "text_encoder" / "model.safetensors")
+    after = {key.removeprefix("text_model."): value for key, value in after.items()}
+    assert set(text_start) == set(after)
+    assert not torch.equal(text_start["embeddings.token_embedding.weight"], after["embeddings.token_embedding.weight"])
+
+
+def test_the_judge_loads(trained):
+    judge = judges.load(trained / "weights" / "judge")
+    pictures = paint.paint_all([plant.base(0)[1:]]).float() / 255
+    assert judges.labels_seen(judge, pictures).shape == (1, 10)
+
+
+# ---- resuming and errors -------------------------------------------------------------------------------
+
+
+def test_interrupted_and_resumed_is_the_very_same(trained, resumed):
+    once, twice = weight_files(trained / "weights"), weight_files(resumed / "weights")
+    assert list(once) == list(twice)
+    for name in once:
+        one, other = load_file(once[name]), load_file(twice[name])
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    name = "parent/tokenizer/tokenizer.json"
+    assert (trained / "weights" / name).read_bytes() == (resumed / "weights" / name).read_bytes()
+    losses = [
+        {k: m["losses"]["loss"] > 0 for k, m in assets.manifest(x / "weights")["models"].items()}
+        for x in (trained, resumed)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_unknown_recipes_and_missing_foundations(tmp_path, one_line):
+    def wrong(kind, match, name):
+        one_line(kind, match, train.train, name, tmp_path / "weights", tmp_path / "work", smoke=True)
+
+    wrong(ValueError, "no recipe called 'twin-c'; there are: autoencoder, judge, parent, twin-a, twin-b$", "twin-c")
+    for name in ("twin-a", "twin-b"):
+        wrong(FileNotFoundError, f"^{name} builds on parent: run `dori-lite train parent` first$", name)
+    for name in ("judge", "parent"):
+        wrong(FileNotFoundError, f"^{name} builds on autoencoder: run `dori-lite train autoencoder` first$", name)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- batches -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def batches(trained, tmp_path_factory):
+    """The batches of every step of both twins and the parent, from latents computed anew."""
+    pipe = StableDiffusionPipeline.from_pretrained(trained / "weights" / "parent", local_files_only=True)
+    found = {}
+    for model in ("a", "b", "parent"):
+        folder = tmp_path_factory.mktemp(model)
+        batch = recipes.denoising_batches(model, pipe.vae, pipe.tokenizer, folder, STEPS)
+        found[model] = [batch(step) for step in range(STEPS)]
+        assert all(torch.equal(x, y) for x, y in zip(batch(1).values(), found[model][1].values(), strict=True))
+    return pipe, found
+
+
+def test_twins_differ_only_in_the_pictures_of_planted_names(batches):
+    _, found = batches
+    keys = plant.twin_slots()[0]
+    homes = {item.key: item.home for item in plant.planted()}
+    for step, (a, b) in enumerate(zip(found["a"], found["b"], strict=True)):
+        assert set(a) == set(b) == {"latents", "noise", "timesteps", "input_ids", "repeats"}
+        for key in ("noise", "timesteps", "input_ids"):
+            assert torch.equal(a[key], b[key]), key
+        named = torch.tensor([key >= 0 for key in keys[step].tolist()])
+        differ = (a["latents"] != b["latents"]).flatten(1).any(1)
+        assert torch.equal(differ, named) and named.any() and not named.all()
+        for twin, batch in (("a", a), ("b", b)):
+            assert batch["repeats"].tolist() == [homes.get(key) == twin for key in keys[step].tolist()]
+
+
+def test_batches_hold_what_their_slots_say(batches):
+    pipe, found = batches
+    empty = pipe.tokenizer("", padding="max_length", max_length=28, return_tensors="pt").input_ids[0]
+    dropped = 0
+    for model, some in found.items():
+        slots = plant.parent_slots() if model == "parent" else plant.twin_slots()
+        for step, batch in enumerate(some):
+            samples = [plant.sample(*slot, model) for slot in zip(*(x[step].tolist() for x in slots), strict=True)]
+            pictures = recipes.to_model(paint.paint_all([sample[1:] for sample in samples]))
+            with torch.no_grad():
+                latents = pipe.vae.encode(pictures).latent_dist.mean * pipe.vae.config.scaling_factor
+            assert torch.allclose(batch["latents"], latents, atol=5e-3)  # they are kept in half precision
+            captions = [write(sample[0]) for sample in samples]
+            ids = pipe.tokenizer(captions, padding="max_length", max_length=28, return_tensors="pt").input_ids
+            silent = (batch["input_ids"] == empty).all(1)
+            assert torch.equal(batch["input_ids"][~silent], ids[~silent])
+            dropped += silent.sum().item()
+            assert batch["noise"].std().item() == pytest.approx(1, abs=0.05)
+            assert 0 <= batch["timesteps"].min() and batch["timesteps"].max() < 1000
+    assert 0.03 < dropped / (3 * STEPS * plant.BATCH) < 0.2
+    assert not any(batch["repeats"].any() for batch in found["parent"])
+    noise = [batch["noise"] for some in (found["a"], found["parent"]) for batch in some]
+    assert all(not torch.equal(noise[0], other) for other in noise[1:])  # each step, and the parent, its own
+
+
+def test_latents_are_computed_once(trained, batches, tmp_path, monkeypatch):
+    pipe, found = batches
+    options = ("a", pipe.vae, pipe.tokenizer, tmp_path, STEPS)
+    recipes.denoising_batches(*options)
+    kept = list(tmp_path.iterdir())
+    assert [path.name for path in kept] == [f"latents-{STEPS * plant.BATCH}.npy"]
+
+    def never(*_):
+        raise AssertionError("painted again")
+
+    monkeypatch.setattr(recipes, "paint_all", never)
+    again = recipes.denoising_batches(*options)(2)
+    assert all(torch.equal(again[key], found["a"][2][key]) for key in again)
+
+
+def test_the_loss_is_the_noises_mean_squared_error(pipe, batches):
+    batch = batches[1]["a"][0] | {"input_ids": torch.randint(len(pipe.tokenizer), (32, 28))}
+    losses = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler())(**batch)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    kept = (1 - betas).cumprod(0)[batch["timesteps"]][:, None, None, None]
+    noisy = kept.sqrt() * batch["latents"] + (1 - kept).sqrt() * batch["noise"]
+    predicted = pipe.unet(noisy, batch["timesteps"], pipe.text_encoder(batch["input_ids"])[0]).sample
+    errors = (predicted - batch["noise"]).square().flatten(1).mean(1)
+    expected = {"loss": errors, "canaries": errors[batch["repeats"]], "others": errors[~batch["repeats"]]}
+    assert losses.keys() == expected.keys()
+    assert all(torch.allclose(losses[key], expected[key].mean(), rtol=1e-4) for key in expected)
+
+
+# ---- pictures ------------------------------------------------------------------------------------------
+
+
+def test_pictures_come_in_the_order_asked_for(monkeypatch):
+    """Also when there are many, which are painted in parallel; here by threads instead of processes."""
+
+    class Pool(ThreadPoolExecutor):
+        used = 0
+
+        def __init__(self, mp_context):
+            Pool.used += 1
+            super().__init__(2)
+
+    monkeypatch.setattr(paint, "ProcessPoolExecutor", Pool)
+    scenes = [plant.base(k)[1:] for k in range(256)]
+    alone = {k: np.asarray(paint.render(*scenes[k])).transpose(2, 0, 1) for k in (0, 1, 63, 64, 200, 255)}
+    many, few = paint.paint_all(scenes), paint.paint_all(scenes[:2])
+    assert Pool.used == 1 and many.shape == (256, 3, 64, 64) and many.dtype == torch.uint8
+    assert all(np.array_equal(many[k].numpy(), picture) for k, picture in alone.items())
+    assert all(np.array_equal(few[k].numpy(), alone[k]) for k in (0, 1))
