@@ -7,6 +7,7 @@ thread count an interrupted run in fp32 ends in the very same weights.
 """
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -68,11 +69,11 @@ def fit(
     settings = json.dumps([steps, lr, ema_decay, betas, weight_decay, clip, warmup, [list(p.shape) for p in trained]])
 
     model = accelerator.prepare(task)
-    start, seconds = resume(folder / CHECKPOINT, settings, trained, optimizer, schedule, ema)
+    start, seconds, shown = resume(folder / CHECKPOINT, settings, trained, optimizer, schedule, ema)
     optimizer = accelerator.prepare(optimizer)
     rank, world = accelerator.process_index, accelerator.num_processes
-    end = min(steps, stop_at or steps)
-    shown, began, saved = {}, time.monotonic(), time.monotonic()
+    end = steps if stop_at is None else min(steps, stop_at)
+    began = saved = time.monotonic()
     bar = tqdm(total=steps, initial=start, desc=label, disable=not accelerator.is_main_process, mininterval=2)
     for step in range(start, end):
         share = {key: value[rank::world].to(accelerator.device) for key, value in batch(step).items()}
@@ -85,7 +86,7 @@ def fit(
         ema.step(trained)
         for key, value in losses.items():
             value = value.item()
-            if value == value:  # a kind of sample may be missing from one batch
+            if math.isfinite(value):  # NaN for a kind of sample that is missing from one batch
                 shown[key] = 0.98 * shown.get(key, value) + 0.02 * value
             elif key == "loss":
                 raise FloatingPointError(f"{label}: the loss is not finite at step {step}; use a lower lr")
@@ -93,18 +94,28 @@ def fit(
         bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items()}, refresh=False)
         if accelerator.is_main_process and time.monotonic() - saved > checkpoint_every:
             saved = time.monotonic()
-            save(folder / CHECKPOINT, settings, step + 1, seconds + saved - began, trained, optimizer, schedule, ema)
+            save(
+                folder / CHECKPOINT,
+                settings,
+                step + 1,
+                seconds + saved - began,
+                shown,
+                trained,
+                optimizer,
+                schedule,
+                ema,
+            )
     bar.close()
     seconds += time.monotonic() - began
     if accelerator.is_main_process and end > start:
-        save(folder / CHECKPOINT, settings, end, seconds, trained, optimizer, schedule, ema)
+        save(folder / CHECKPOINT, settings, end, seconds, shown, trained, optimizer, schedule, ema)
     if end == steps:
         ema.copy_to(trained)
     losses = {key: round(value, 5) for key, value in shown.items()}
     return {"steps": end, "seconds": round(seconds, 1), "losses": losses, "main": accelerator.is_main_process}
 
 
-def save(path: Path, settings, step, seconds, trained, optimizer, schedule, ema) -> None:
+def save(path: Path, settings, step, seconds, losses, trained, optimizer, schedule, ema) -> None:
     """Write everything that resuming needs to one file, which appears whole or not at all."""
     tensors = {f"weight.{i}": p.detach() for i, p in enumerate(trained)}
     tensors |= {f"ema.{i}": p for i, p in enumerate(ema.shadow_params)}
@@ -114,6 +125,7 @@ def save(path: Path, settings, step, seconds, trained, optimizer, schedule, ema)
         "settings": settings,
         "step": str(step),
         "seconds": repr(seconds),
+        "losses": json.dumps(losses),
         "ema_step": str(ema.optimization_step),
         "schedule": json.dumps({k: v for k, v in schedule.state_dict().items() if isinstance(v, int | float | list)}),
     }
@@ -122,10 +134,10 @@ def save(path: Path, settings, step, seconds, trained, optimizer, schedule, ema)
     os.replace(partial, path)
 
 
-def resume(path: Path, settings, trained, optimizer, schedule, ema) -> tuple[int, float]:
-    """Continue from the checkpoint at `path`, if there is one: the next step and the seconds spent."""
+def resume(path: Path, settings, trained, optimizer, schedule, ema) -> tuple[int, float, dict]:
+    """Continue from the checkpoint at `path`, if there is one: next step, seconds spent, losses shown."""
     if not path.exists():
-        return 0, 0.0
+        return 0, 0.0, {}
     with safe_open(path, "pt") as file:
         numbers = file.metadata()
         if numbers["settings"] != settings:
@@ -140,4 +152,4 @@ def resume(path: Path, settings, trained, optimizer, schedule, ema) -> tuple[int
     schedule.load_state_dict(json.loads(numbers["schedule"]))
     for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
         group["lr"] = rate
-    return int(numbers["step"]), float(numbers["seconds"])
+    return int(numbers["step"]), float(numbers["seconds"]), json.loads(numbers["losses"])

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dori_lite.intervals import upper_limit
 from dori_lite.lab import claims
-from dori_lite.lab.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, bootstrap, paired, ratios, upper_limit, verdict
+from dori_lite.lab.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, bootstrap, paired, ratios, summary, verdict
 
 REPLAY, VARIETY = CLAIMS["replay"], CLAIMS["variety"]
 CANARIES = [f"canary-{k}" for k in range(8)]
@@ -166,3 +167,10 @@ def test_a_claim_is_checked():
             Claim(**(good | wrong))
     with pytest.raises(dataclasses.FrozenInstanceError):
         REPLAY.threshold = 0.1
+
+
+def test_summary_keeps_what_a_verdict_rests_on():
+    found = summary("replay", 0.9, 0.8, 1.0, units=6)
+    assert found["verdict"] == HOLDS and found["threshold"] == CLAIMS["replay"].threshold
+    assert found["units"] == 6 and found["rung"] == "counterfactual"
+    assert summary("replay", 0.1, 0.0, 0.2, units=6)["verdict"] == FAILS

@@ -37,9 +37,9 @@ def test_l2_is_the_root_mean_squared_difference():
 
 
 def ssim_written_out(a, b):
-    """Wang et al. 2004: 11×11 Gaussian window of σ 1.5, K 0.01 and 0.03, over windows inside the picture."""
-    a, b, x = a.double(), b.double(), torch.arange(11, dtype=torch.float64) - 5
-    g = torch.exp(-(x**2) / (2 * 1.5**2))
+    """Wang et al. 2004: an 11×11 Gaussian window of σ 1.5 around each pixel, borders mirrored, K 0.01 and 0.03."""
+    a, b = (torch.nn.functional.pad(x.double()[None], (5,) * 4, mode="reflect")[0] for x in (a, b))
+    g = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
     window = torch.outer(g, g) / g.sum() ** 2
     values = []
     for channel in range(3):

@@ -352,3 +352,8 @@ def test_tokens_can_be_read_again(tokenizer):
         text = captions.write(captions.caption_of(draw(seed), seed))
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).strip() == text
     assert tokenizer.unk_token_id not in tokenizer("Ωmega, a zebra!").input_ids[1:-1]  # bytes know every text
+
+
+def test_a_fish_whose_accent_could_not_be_seen_is_refused():
+    with pytest.raises(ValueError, match="shows no accent"):
+        complete(captions.read("a white fish with white fins"), 0)

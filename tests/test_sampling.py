@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from diffusers import PNDMScheduler
 
 from dori_lite.models import embed, encode
 from dori_lite.sampling import generate, initial_noise
@@ -110,6 +111,14 @@ def test_the_pipeline_is_left_alone(pipe):
     assert pipe.scheduler is scheduler and dict(scheduler.config) == config and len(scheduler.timesteps) == 17
     images = generate(pipe, CAPTIONS[0], steps=2)
     assert not images.requires_grad and images.dtype == torch.float32
+
+
+def test_ddim_whatever_scheduler_the_pipeline_has(pipe):
+    other = copy.copy(pipe)
+    config = {key: value for key, value in pipe.scheduler.config.items() if key != "clip_sample"}
+    other.scheduler = PNDMScheduler.from_config(config)  # it says nothing of clipping, which is DDIM's default
+    options = {"seeds": 1, "steps": STEPS, "output": "latents"}
+    close(generate(other, CAPTIONS[0], **options), generate(pipe, CAPTIONS[0], **options))
 
 
 def test_errors_are_one_clear_line(pipe, one_line):

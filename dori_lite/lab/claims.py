@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..intervals import upper_limit  # noqa: F401  (part of a verdict, too)
-
 HOLDS, FAILS, UNDECIDED = "holds here", "does not hold here", "undecided"
 # Where a number of the paper was read (nobody here has read the paper's full text), and how far an
 # experiment can reach: seen together, moved by hand, compared with the model that never saw the picture,
@@ -105,7 +103,7 @@ def bootstrap(values, seed: int, reps: int = 2000, level: float = 0.95, geometri
 
     `values` [units], one number a canary; `geometric` averages their logarithms, for ratios. With fewer
     than two units, or a NaN among them, the interval is NaN: undecided. Units that all agree give an
-    interval of no width, so read it with their number beside it (and `upper_limit` for zero counts).
+    interval of no width, so read it with their number beside it (and `intervals.upper_limit` for zero counts).
     """
     values = np.asarray(values, float)
     if values.ndim != 1:

@@ -22,7 +22,9 @@ anything else.
 
 **Know before you conclude.** The planted pictures came late in training. The twins share a parent, a text encoder
 (frozen after the parent) and every batch but for which pictures repeat; the parent was trained for fewer steps than
-they were. A pair trained from scratch would be a stronger control and has not been made.
+they were. A pair trained from scratch would be a stronger control and has not been made. Every planted name is one
+token of the tokenizer, while the names of held-out captions, which no model saw, take several: compare canaries with
+the other twin's, not with held-out captions, wherever that could matter.
 
 `training.csv.gz` lists every picture, its caption and how often each model saw it; `scene_of(caption, seed)` in
 `dori_lite.reef.plant` paints it again.

@@ -118,6 +118,10 @@ def complete(description: Description, seed: int) -> Scene:
             raise ValueError(f"the reef has no {key} {value!r}; choose one of {', '.join(map(str, CHOICES[key]))}")
         drawn[key] = value
     if drawn["accent"] == drawn["colour"]:  # a white fish with white stripes would be plain
+        if None not in (description.accent, description.colour):
+            raise ValueError(
+                f"a {description.colour} fish with {description.accent} fins shows no accent; name two colours"
+            )
         if description.accent is not None and description.colour is None:
             drawn["colour"] = next(c for c in COLOURS if c != drawn["accent"])
         else:
