@@ -8,10 +8,17 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+import transformers
 from packaging.version import Version
 
 from . import assets
+
+# Importing the pipeline tells every reader that torchvision is missing, which nothing here needs.
+loudness = transformers.logging.get_verbosity()
+transformers.logging.set_verbosity_error()
+from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: E402
+
+transformers.logging.set_verbosity(loudness)
 
 SD14 = {"id": "CompVis/stable-diffusion-v1-4", "revision": "133a221b8aa7292a167afc5127cb63fb5005638b"}
 REEF = ("reef/parent", "reef/twin-a", "reef/twin-b")

@@ -76,6 +76,16 @@ def test_a_chapter_runs_once_and_the_site_shows_its_present_text(root, capsys, m
     assert printed(build.execute(chapter, "quick", 3, root=root)) == "new code\n"
 
 
+def test_widgets_stay_out_of_the_site(root):
+    """Without a kernel they are dead, and they load scripts from elsewhere."""
+    chapter = write_chapter(root, "from ipywidgets import IntSlider\nprint('before')\nIntSlider(description='dead')")
+    executed = build.execute(chapter, root=root)
+    assert "dead" in executed.read_text()
+    notebook = build.with_outputs(chapter, executed, "quick")
+    assert "dead" not in json.dumps([cell.get("outputs") for cell in notebook.cells])
+    assert "widgets" not in notebook.metadata and "before" in printed(executed)
+
+
 def test_what_a_run_depends_on_is_in_its_key(root):
     chapter = write_chapter(root)
     keys = [build.key(chapter, "quick", 0), build.key(chapter, "standard", 0), build.key(chapter, "quick", 1)]

@@ -32,7 +32,9 @@ from .. import assets
 from . import profiles
 
 # Where the kernel's messages are waited for, the default of 4 s is fatal on a busy machine.
-KERNEL = {"kernel_name": "python3", "start_timeout": 180, "iopub_timeout": 120}
+KERNEL = {"kernel_name": "python3", "start_timeout": 180, "iopub_timeout": 120, "extra_arguments": ["--log-level=40"]}
+# A page has no kernel: widgets, progress bars among them, would be dead there and load scripts from elsewhere.
+WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "matplotlib")  # whose version decides about a rerun
 
@@ -208,9 +210,10 @@ def with_outputs(chapter: Path, executed: Path, profile: str):
     if note["key"] != key(chapter, profile, note["seed"]):
         raise ValueError(f"{chapter.stem}: its code, the package or the data have changed since it was run; {cure}")
     notebook = nbformat.read(chapter, 4)
-    notebook.metadata.update({k: v for k, v in done.metadata.items() if k != "papermill"})  # widgets' state too
+    notebook.metadata.update({k: v for k, v in done.metadata.items() if k not in ("papermill", "widgets")})
     for cell, its_run in zip(code_cells(notebook), code_cells(done), strict=True):
-        cell.outputs, cell.execution_count = its_run.outputs, its_run.execution_count
+        cell.outputs = [output for output in its_run.outputs if WIDGET not in output.get("data", {})]
+        cell.execution_count = its_run.execution_count
     return notebook
 
 
