@@ -75,7 +75,7 @@ def parent(name, out, work, smoke):
     ]
     tokenizer = new_tokenizer(captions)
     text_encoder, unet = recipes.new_text_encoder(tokenizer, smoke), recipes.new_unet(smoke)
-    task = recipes.Denoise(unet, text_encoder, recipes.new_scheduler())
+    task = recipes.Denoise(unet, text_encoder, recipes.new_scheduler(), recipe["most"])
     batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe["steps"])
 
     def finish(folder):
@@ -89,7 +89,7 @@ def twin(name, out, work, smoke):
     pipe = StableDiffusionPipeline.from_pretrained(out / "parent", local_files_only=True)
     pipe.to(dtype=torch.float32)
     pipe.text_encoder.requires_grad_(False)
-    task = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler())
+    task = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler(), recipe["most"])
     batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe["steps"])
     return recipe, task, batch, lambda folder: pipe.to(dtype=torch.float16).save_pretrained(folder)
 
