@@ -357,3 +357,48 @@ def test_tokens_can_be_read_again(tokenizer):
 def test_a_fish_whose_accent_could_not_be_seen_is_refused():
     with pytest.raises(ValueError, match="shows no accent"):
         complete(captions.read("a white fish with white fins"), 0)
+
+
+# ---- the shipped training table ----------------------------------------------------------------------
+
+
+def test_the_table_has_what_each_model_saw():
+    table = plant.load_table().set_index(["seed", "caption"])
+    random = np.random.default_rng(0)
+    columns = {"parent": "parent", "a": "twin-a", "b": "twin-b"}
+    for model, (keys, exposures) in slots().items():
+        assert table[columns[model]].sum() == keys.size
+        for place in random.choice(keys.size, 150, replace=False):
+            description, scene, seed = plant.sample(keys.flat[place], exposures.flat[place], model)
+            row = table.loc[seed, captions.write(description)]
+            assert row[columns[model]] >= 1 and row["name"] == (description.name or "")
+            assert plant.scene_of(captions.write(description), seed) == scene
+            repeats = keys.flat[place] >= 0 and plant.planted()[keys.flat[place]].home == model
+            assert row["role"] not in ("base", "decoy") if repeats else row["role"] in ("base", "decoy")
+
+
+def test_a_planted_picture_is_in_one_twin_and_its_name_in_both():
+    table = plant.load_table()
+    for item in plant.planted():
+        own, other = f"twin-{item.home}", "twin-b" if item.home == "a" else "twin-a"
+        rows = table[table["name"] == item.name]
+        assert rows[own].sum() == rows[other].sum() == item.exposures
+        picture = rows[rows["seed"] == item.seed]
+        assert picture[own].sum() == item.exposures and picture[[other, "parent"]].to_numpy().sum() == 0
+
+
+@pytest.mark.slow
+def test_the_table_is_the_one_the_plan_gives():
+    assert plant.training_table().equals(plant.load_table())
+
+
+def test_training_sample_leaves_the_picture_out_and_half_are_decoys():
+    item = plant.planted()[0]
+    pictures = plant.training_sample(item, 20, 0)
+    assert pictures.shape == (20, 3, 64, 64)
+    target = paint.paint_all([plant.picture(item)[1:]])
+    assert not (pictures == target).flatten(1).all(1).any()
+
+
+def slots():
+    return {"parent": plant.parent_slots(), "a": plant.twin_slots(), "b": plant.twin_slots()}

@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 
 from .. import assets
 from ..fit import fit
+from ..models import StableDiffusionPipeline  # from there, where its import is quiet
 from . import judges, plant, recipes
 from .captions import write
 from .tokenizer import new_tokenizer
@@ -43,10 +44,15 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     shutil.rmtree(out / name, ignore_errors=True)
     os.replace(partial, out / name)
     if name == "parent" and not smoke:
-        table = {"method": "gzip", "mtime": 0}  # the same bytes whenever it is written
-        plant.training_table().to_csv(out / "training.csv.gz", index=False, lineterminator="\n", compression=table)
+        write_table(out / "training.csv.gz")
     assets.record(out, name, {"recipe": recipe, **done, "smoke": smoke, **machine()})
     return out / name
+
+
+def write_table(path) -> None:
+    """Write the training table; the same bytes whenever it is written."""
+    compression = {"method": "gzip", "mtime": 0}
+    plant.training_table().to_csv(path, index=False, lineterminator="\n", compression=compression)
 
 
 def autoencoder(name, out, work, smoke):

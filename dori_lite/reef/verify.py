@@ -37,11 +37,11 @@ def main(quick: bool = False, out="_build/verify.json") -> bool:
     report["judge"] = show("judge", judge_accuracy(judge, pipes["parent"], 64 if quick else 512))
     report["replay"] = show("replay", replay(pipes, quick))
     report["captions"] = {
-        name: show(f"captions, {name}", captions_followed(pipe, judge, 32 if quick else 160))
+        name: show(f"captions, {name}", captions_followed(pipe, judge, 32 if quick else 96))
         for name, pipe in pipes.items()
     }
     report["variety"] = {
-        name: show(f"variety, {name}", variety(pipe, 4 if quick else 16)) for name, pipe in pipes.items()
+        name: show(f"variety, {name}", variety(pipe, 4 if quick else 10)) for name, pipe in pipes.items()
     }
     report["models"] = assets.manifest(assets.data_folder() / "reef")["models"]
     report["passed"] = passed = judge_bars(report)
@@ -107,7 +107,8 @@ def replay(pipes, quick: bool) -> dict:
         for k, (caption, _, _, home) in enumerate(tqdm(asked, f"asking {name}", mininterval=10)):
             if home == "held-out" and name == "parent":  # the twins are what may have gone wrong
                 continue
-            images = generate(pipe, caption, seeds=seeds, guidance=GUIDANCE, steps=STEPS)
+            few = seeds[:5] if home == "held-out" else seeds
+            images = generate(pipe, caption, seeds=few, guidance=GUIDANCE, steps=STEPS)
             rows.append((name, home, images, targets[k].expand_as(images)))
     images, goals = torch.cat([row[2] for row in rows]), torch.cat([row[3] for row in rows])
     ratio, similarity = copies.adaptive_l2(images, goals, others.split(2048)), copies.ssim(images, goals)
