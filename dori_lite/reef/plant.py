@@ -17,7 +17,7 @@ from .scenes import COLOURS, Description, complete, describe, draw, stream
 
 BATCH = 32
 PARENT_STEPS, PARENT_DECOYS = 2000, 8  # decoys in a batch of 32
-TWIN_STEPS, EXPOSURES = 1100, 720  # exposures of each canary in its own twin
+TWIN_STEPS, EXPOSURES = 1800, 1200  # exposures of each canary in its own twin
 GRADES = (1, 4, 16, 64, 256)
 
 # Where the seeds of each kind of picture begin; the ranges never meet (tested).

@@ -22,7 +22,7 @@ from .paint import paint_all
 AUTOENCODER = {"steps": 4500, "batch": 16, "lr": 3e-3, "scenes": 12_000, "ssim": 0.3, "kl": 1e-4}
 # `most` caps the weight of noisy timesteps in the loss: 1 is the plain ε loss (see `Denoise`).
 PARENT = {"steps": plant.PARENT_STEPS, "lr": 1e-3, "most": 1.0}
-TWIN = {"steps": plant.TWIN_STEPS, "lr": 1e-3, "most": 20.0}
+TWIN = {"steps": plant.TWIN_STEPS, "lr": 1e-3, "most": 1.0}
 JUDGE = {"steps": 1500, "batch": 64, "lr": 2e-3, "scenes": 6000}
 SMOKE = {"steps": 3}
 
