@@ -254,15 +254,20 @@ def test_latents_are_computed_once(trained, batches, tmp_path, monkeypatch):
     assert all(torch.equal(again[key], found["a"][2][key]) for key in again)
 
 
-def test_the_loss_is_the_noises_mean_squared_error(pipe, batches):
-    batch = batches[1]["a"][0] | {"input_ids": torch.randint(len(pipe.tokenizer), (32, 28))}
-    losses = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler())(**batch)
+@pytest.mark.parametrize("most", [1.0, 5.0])
+def test_the_loss_is_the_noises_mean_squared_error(pipe, batches, most):
+    """Weighed by 1/SNR between 1 and `most`; by kind of sample it is shown without weights."""
+    random = torch.Generator().manual_seed(0)
+    batch = batches[1]["a"][0] | {"input_ids": torch.randint(len(pipe.tokenizer), (32, 28), generator=random)}
+    losses = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler(), most)(**batch)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     kept = (1 - betas).cumprod(0)[batch["timesteps"]][:, None, None, None]
     noisy = kept.sqrt() * batch["latents"] + (1 - kept).sqrt() * batch["noise"]
     predicted = pipe.unet(noisy, batch["timesteps"], pipe.text_encoder(batch["input_ids"])[0]).sample
     errors = (predicted - batch["noise"]).square().flatten(1).mean(1)
-    expected = {"loss": errors, "canaries": errors[batch["repeats"]], "others": errors[~batch["repeats"]]}
+    weights = ((1 - kept) / kept).clamp(1, most).flatten()
+    assert most == 1 or weights.max() > 2
+    expected = {"loss": weights * errors, "canaries": errors[batch["repeats"]], "others": errors[~batch["repeats"]]}
     assert losses.keys() == expected.keys()
     assert all(torch.allclose(losses[key], expected[key].mean(), rtol=1e-4) for key in expected)
 
