@@ -60,11 +60,16 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
     pipe = StableDiffusionPipeline.from_pretrained(source, **{keyword: dtype}, **options)
     if pipe.unet.dtype != dtype:
         raise RuntimeError(f"diffusers {diffusers.__version__} loaded {pipe.unet.dtype} where {dtype} was asked for")
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = ddim_scheduler(pipe.scheduler.config)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False).eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def ddim_scheduler(config) -> DDIMScheduler:
+    """DDIM with the noise schedule of `config`. Latents are not clipped unless it says so."""
+    return DDIMScheduler.from_config({"clip_sample": False, **config})
 
 
 def value_layers(unet) -> dict[str, torch.nn.Linear]:
@@ -93,10 +98,10 @@ def embed(pipe, prompts) -> torch.Tensor:
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     longest = pipe.tokenizer.model_max_length
-    ids = pipe.tokenizer(prompts, padding="max_length", max_length=longest, return_tensors="pt").input_ids
-    if ids.shape[1] > longest:
-        raise ValueError(f"a prompt takes {ids.shape[1]} tokens and the model reads {longest}; shorten it")
-    return pipe.text_encoder(ids.to(pipe.text_encoder.device))[0]
+    ids = pipe.tokenizer(prompts, padding="max_length", max_length=longest).input_ids
+    if (taken := max(map(len, ids))) > longest:
+        raise ValueError(f"a prompt takes {taken} tokens and the model reads {longest}; shorten it")
+    return pipe.text_encoder(torch.tensor(ids, device=pipe.text_encoder.device))[0]
 
 
 @torch.no_grad()

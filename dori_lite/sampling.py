@@ -1,10 +1,9 @@
 """From captions or embeddings to pictures: DDIM with classifier-free guidance."""
 
 import torch
-from diffusers import DDIMScheduler
 from tqdm.auto import tqdm
 
-from .models import check_latents, decode, embed, latent_shape
+from .models import check_latents, ddim_scheduler, decode, embed, latent_shape
 
 GUIDANCE, STEPS = 5.0, 25  # the reef's, chosen on tuning canaries; for Stable Diffusion pass guidance=7.0, steps=50
 
@@ -57,7 +56,7 @@ def generate(
 
 def ddim(pipe, x, y, silent, guidance, steps, bar):
     """The DDIM loop (η = 0) from x_T `x` [B, C, h, w] under embeddings `y` [B, L, D]; returns x_0."""
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler = ddim_scheduler(pipe.scheduler.config)
     scheduler.set_timesteps(steps, device=x.device)
     x = x * scheduler.init_noise_sigma
     both = y if silent is None else torch.cat([silent.expand_as(y), y])

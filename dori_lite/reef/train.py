@@ -1,5 +1,6 @@
 """Run a recipe: read what it builds on, fit, write weights and manifest."""
 
+import json
 import os
 import platform
 import shutil
@@ -85,7 +86,7 @@ def parent(name, out, work, smoke):
     batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe["steps"])
 
     def finish(folder):
-        pipeline(vae, text_encoder, tokenizer, unet).to(dtype=torch.float16).save_pretrained(folder)
+        save_half(pipeline(vae, text_encoder, tokenizer, unet), folder)
 
     return recipe, task, batch, finish
 
@@ -97,7 +98,7 @@ def twin(name, out, work, smoke):
     pipe.text_encoder.requires_grad_(False)
     task = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler(), recipe["most"])
     batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe["steps"])
-    return recipe, task, batch, lambda folder: pipe.to(dtype=torch.float16).save_pretrained(folder)
+    return recipe, task, batch, lambda folder: save_half(pipe, folder)
 
 
 RECIPES = {"autoencoder": autoencoder, "judge": judge, "parent": parent}
@@ -105,6 +106,17 @@ RECIPES = {"autoencoder": autoencoder, "judge": judge, "parent": parent}
 
 def first(steps):
     return lambda slots: slots[:steps].ravel().tolist()
+
+
+def save_half(pipe, folder) -> None:
+    """Save a pipeline in fp16, so that loading it without a dtype gives fp32 throughout.
+
+    diffusers then loads its parts in fp32, transformers in the dtype its config names.
+    """
+    pipe.to(dtype=torch.float16).save_pretrained(folder)
+    path = Path(folder) / "text_encoder" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def pipeline(vae, text_encoder, tokenizer, unet) -> StableDiffusionPipeline:
