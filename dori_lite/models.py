@@ -37,8 +37,10 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError("no GPU is available here; use device='cpu', or in Colab Runtime > Change runtime type")
+    if not str(name):
+        raise FileNotFoundError(f"no model was named: choose {', '.join(REEF)}, sd14, a hub id, or an existing folder")
     reef = str(name).startswith("reef/")
-    dtype = dtype or (torch.float32 if reef or device == "cpu" else torch.float16)
+    dtype = dtype or (torch.float32 if reef or str(device) == "cpu" else torch.float16)
     options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if reef:
         source = assets.verified(assets.data_folder() / "reef", str(name).removeprefix("reef/"))
@@ -68,8 +70,8 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
 
 
 def ddim_scheduler(config) -> DDIMScheduler:
-    """DDIM with the noise schedule of `config`. Latents are not clipped unless it says so."""
-    return DDIMScheduler.from_config({"clip_sample": False, **config})
+    """DDIM with the noise schedule of `config`. Latents are not pixels: nothing is clipped."""
+    return DDIMScheduler.from_config(config, clip_sample=False)
 
 
 def value_layers(unet) -> dict[str, torch.nn.Linear]:

@@ -1,5 +1,7 @@
 """From captions or embeddings to pictures: DDIM with classifier-free guidance."""
 
+from numbers import Integral
+
 import torch
 from tqdm.auto import tqdm
 
@@ -38,7 +40,10 @@ def generate(
         check_latents(pipe, latents)
         x_T = latents.to(y)
     else:
-        x_T = initial_noise(pipe, [seeds] if isinstance(seeds, int) else list(seeds), y.dtype).to(y.device)
+        seeds = [seeds] if isinstance(seeds, Integral) else list(seeds)
+        if not seeds:
+            raise ValueError("there are no seeds; give at least one")
+        x_T = initial_noise(pipe, [int(seed) for seed in seeds], y.dtype).to(y.device)
     n = max(len(y), len(x_T))
     if {len(y), len(x_T)} - {1, n}:
         raise ValueError(f"{len(y)} prompts and {len(x_T)} seeds do not pair up; give as many, or one of either")
@@ -77,6 +82,8 @@ def conditions(pipe, prompts, embeddings) -> torch.Tensor:
         raise ValueError("give either prompts or embeddings")
     if embeddings is None:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            raise ValueError("there are no prompts; give at least one")
         for k, prompt in enumerate(prompts):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"caption {k} is empty; to sample without one, use embeddings=embed(pipe, '')")

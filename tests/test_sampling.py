@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from diffusers import PNDMScheduler
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 
 from dori_lite.models import embed, encode
 from dori_lite.sampling import generate, initial_noise
@@ -113,10 +113,13 @@ def test_the_pipeline_is_left_alone(pipe):
     assert not images.requires_grad and images.dtype == torch.float32
 
 
-def test_ddim_whatever_scheduler_the_pipeline_has(pipe):
-    other = copy.copy(pipe)
+@pytest.mark.filterwarnings("ignore:The configuration file:FutureWarning")
+@pytest.mark.parametrize("kind", [PNDMScheduler, DDIMScheduler])
+def test_ddim_whatever_scheduler_the_pipeline_has(pipe, kind):
     config = {key: value for key, value in pipe.scheduler.config.items() if key != "clip_sample"}
-    other.scheduler = PNDMScheduler.from_config(config)  # it says nothing of clipping, which is DDIM's default
+    parts = {key: part for key, part in pipe.components.items() if key != "scheduler"}
+    # Its scheduler says nothing of clipping, which is DDIM's default.
+    other = StableDiffusionPipeline(**parts, scheduler=kind.from_config(config), requires_safety_checker=False)
     options = {"seeds": 1, "steps": STEPS, "output": "latents"}
     close(generate(other, CAPTIONS[0], **options), generate(pipe, CAPTIONS[0], **options))
 
@@ -167,3 +170,11 @@ def test_generate_is_diffusers_on_cuda(pipe, guidance, monkeypatch):
     images = generate(there, CAPTIONS, seeds=SEEDS, guidance=guidance, steps=STEPS)
     close(images, by_diffusers(there, guidance, "pt", prompt=CAPTIONS), 1e-2)
     assert encode(there, images.cpu()).device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [({"prompts": []}, "no prompts"), ({"prompts": "a fish", "seeds": []}, "no seeds")]
+)
+def test_nothing_to_sample_is_one_clear_line(pipe, what, said):
+    with pytest.raises(ValueError, match=f"there are {said}; give at least one"):
+        generate(pipe, **what)

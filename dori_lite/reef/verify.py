@@ -30,7 +30,7 @@ def main(quick: bool = False, out="_build/verify.json") -> bool:
     `quick` takes a few canaries, seeds and training pictures: a test that it runs, not a result.
     """
     began, names = time.monotonic(), [name for name in ("parent", "twin-a", "twin-b")]
-    pipes = {name: load(f"reef/{name}") for name in names}
+    pipes = {name: load(f"reef/{name}", device="cpu") for name in names}
     judge = judges.load()
     report = {"sampling": {"steps": STEPS, "guidance": GUIDANCE}, "quick": quick, "bars": BARS}
     report["autoencoder"] = show("autoencoder", autoencoder(pipes["parent"], 32 if quick else 512))
