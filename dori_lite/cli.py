@@ -79,6 +79,28 @@ def verify_models(quick: bool = typer.Option(False, help="fewer pictures and see
 
 
 @app.command()
+def fetch(
+    name: str = typer.Argument(help="sscd, the copy detector of the papers"),
+    trust: bool = typer.Option(False, help="take what comes the first time; its SHA-256 is recorded and held to"),
+):
+    """Download a file that is not shipped, or check the one that is in the cache."""
+    from . import assets
+
+    if name not in assets.DOWNLOADS:
+        raise ValueError(f"there is no download called {name!r}; there are: {', '.join(assets.DOWNLOADS)}")
+    print(f"{name}: {assets.fetch(*assets.DOWNLOADS[name], trust)}")
+
+
+@app.command()
+def calibrate(quick: bool = typer.Option(False, help="few pictures, and the threshold is not kept")):
+    """Choose the copy descriptor's threshold on scenes that no model was trained on."""
+    from .reef import calibrate as calibration
+
+    found = calibration.main(quick=quick)
+    print({key: value for key, value in found.items() if key != "scores"})
+
+
+@app.command()
 def card():
     """Write the model card from the manifest and the figures of verify-models."""
     from .reef.card import write_card

@@ -45,12 +45,14 @@ def fit(
     checkpoint_every: float = 180.0,
     stop_at: int | None = None,
     label: str = "training",
+    about: str = "",
 ) -> dict:
     """Train `task` for `steps` optimiser steps and leave it holding the EMA weights.
 
     `batch(step)` returns a dict of tensors whose first axis is the sample; with several processes
     (`accelerate launch`) each takes its share of it. Parameters with `requires_grad` are trained.
-    A checkpoint in `folder` is continued; one made with other settings is an error. `stop_at` ends
+    A checkpoint in `folder` is continued; one made with other settings is an error, and so is one with
+    another `about`, which names what else the weights come from, such as a foundation's hash. `stop_at` ends
     early, with a checkpoint, as an interruption would. Returns {"steps", "seconds", "losses"} and whether
     this is the "main" process, the one that should write the result.
 
@@ -66,7 +68,9 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=warmup, cycle_momentum=False)
     ema = EMAModel(trained, decay=ema_decay)
     ema.to(accelerator.device)
-    settings = json.dumps([steps, lr, ema_decay, betas, weight_decay, clip, warmup, [list(p.shape) for p in trained]])
+    settings = json.dumps(
+        [steps, lr, ema_decay, betas, weight_decay, clip, warmup, [list(p.shape) for p in trained], about]
+    )
 
     model = accelerator.prepare(task)
     start, seconds, shown = resume(folder / CHECKPOINT, settings, trained, optimizer, schedule, ema)

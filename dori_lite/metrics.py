@@ -1,8 +1,123 @@
-"""Rates and spreads over generated pictures."""
+"""Rates, spreads, alignment with the caption and quality of generated pictures."""
+
+import warnings
+from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
+from torchmetrics.image.kid import KernelInceptionDistance
+from transformers import AutoTokenizer, CLIPModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .copies import ssim
+
+CLIP = "openai/clip-vit-base-patch32"  # NeMo's; its cosines are not comparable with another CLIP's
+
+
+def memorization_rate(scores, threshold: float) -> dict:
+    """How many of `scores` [captions, seeds] are copies (score ≥ `threshold`; for SSCD, 0.7).
+
+    Sources disagree on what the papers' MR counts (pictures, or captions by their best seed), so all
+    three conventions are returned, each as {"count", "n", "rate"}: `per picture`, `per caption, max
+    over seeds`, `per caption, mean over seeds`. Quote the one you use by name.
+
+    Raises ValueError for a wrong shape or NaN.
+    """
+    scores = torch.as_tensor(scores)
+    if scores.ndim != 2 or not scores.numel():
+        raise ValueError(f"scores have shape {list(scores.shape)}; give [captions, seeds], one of each at least")
+    if not torch.isfinite(scores).all():
+        raise ValueError("scores hold NaN or infinite values")
+    ways = {
+        "per picture": scores.flatten(),
+        "per caption, max over seeds": scores.amax(1),
+        "per caption, mean over seeds": scores.mean(1),
+    }
+    counts = {name: (int((values >= threshold).sum()), len(values)) for name, values in ways.items()}
+    return {name: {"count": count, "n": n, "rate": count / n} for name, (count, n) in counts.items()}
+
+
+@torch.no_grad()
+def alignment_text_image(images: torch.Tensor, prompts, model: str = CLIP, batch: int = 64) -> torch.Tensor:
+    """CLIP's cosine of each picture and its caption: [B, 3, H, W] in [0, 1] and B captions (or one) → [B].
+
+    `model` is a hub id, or a folder that `save_pretrained` wrote with its tokenizer. Pictures, which must
+    be square, are resized to CLIP's size without rounding; longer captions are cut to CLIP's length.
+    CLIP knows photographs: on the reef's tiny pictures read differences, not levels.
+
+    Raises ValueError for a wrong shape or unequal lengths, OSError if the model cannot be had.
+    """
+    prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or not len(images):
+        raise ValueError(f"images have shape {list(images.shape)}; give square pictures [B, 3, H, H]")
+    if len(prompts) != len(images):
+        raise ValueError(
+            f"{len(images)} pictures and {len(prompts)} captions do not pair up; give as many, or one caption"
+        )
+    tokenizer, network = clip(str(model))
+    network.to(images.device)
+    longest, size = network.config.text_config.max_position_embeddings, network.config.vision_config.image_size
+    mean, std = (images.new_tensor(values).reshape(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    cosines = []
+    for k in range(0, len(images), batch):
+        options = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+        text = tokenizer(prompts[k : k + batch], **options).to(images.device)
+        pixels = F.interpolate(images[k : k + batch], (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        pixels = ((pixels - mean) / std).to(network.dtype)
+        found = network(input_ids=text.input_ids, attention_mask=text.attention_mask, pixel_values=pixels)
+        cosines.append(F.cosine_similarity(found.image_embeds, found.text_embeds))
+    return torch.cat(cosines)
+
+
+@lru_cache(maxsize=1)
+def clip(model: str):
+    """A CLIP and its tokenizer, kept for the next call."""
+    try:
+        return AutoTokenizer.from_pretrained(model), CLIPModel.from_pretrained(model).eval()
+    except OSError as error:
+        advice = "check the name and the connection to the hub, or give a folder with a saved CLIP"
+        raise OSError(f"CLIP {model!r} cannot be loaded; {advice}") from error
+
+
+@torch.no_grad()
+def kid(
+    real: torch.Tensor,
+    generated: torch.Tensor,
+    features,
+    *,
+    subsets: int = 50,
+    subset_size: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
+) -> tuple[float, float]:
+    """Kernel distance of two sets of pictures [N, 3, H, W] in the space of `features`: mean, std over subsets.
+
+    `features` maps pictures [B, 3, H, W] to [B, D]. The polynomial MMD (Bińkowski et al. 2018) is
+    unbiased, so hundreds of pictures suffice, where FID needs tens of thousands; it can fall below 0.
+    With our own features it is no Inception KID: compare it only with itself. `subset_size` pictures
+    of either set, half of the smaller one by default, are drawn for each of `subsets`; `seed` fixes the
+    draws, and the caller's random state is left alone.
+
+    Raises ValueError for too few pictures or features of a wrong shape.
+    """
+    fewest = min(len(real), len(generated))
+    if fewest < 4:
+        raise ValueError(f"KID compares sets: give at least 4 pictures of either kind; there are {fewest}")
+    subset_size = fewest // 2 if subset_size is None else subset_size
+    if not 2 <= subset_size <= fewest:
+        raise ValueError(f"subset_size={subset_size} is impossible; choose 2 to {fewest}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save")
+        metric = KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=subset_size)
+    for images, is_real in ((real, True), (generated, False)):
+        found = torch.cat([features(part) for part in images.split(batch)])
+        if found.ndim != 2 or len(found) != len(images) or not torch.isfinite(found).all():
+            raise ValueError(f"features of {len(images)} pictures are {list(found.shape)}; they must be finite [B, D]")
+        metric.update(found.double(), real=is_real)  # the distance is a small difference of large sums
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
+        mean, std = metric.compute()
+    return mean.item(), std.item()
 
 
 def diversity(images: torch.Tensor) -> float:

@@ -59,17 +59,23 @@ def generate(
     return torch.cat(done)
 
 
-def ddim(pipe, x, y, silent, guidance, steps, bar):
-    """The DDIM loop (η = 0) from x_T `x` [B, C, h, w] under embeddings `y` [B, L, D]; returns x_0."""
+def ddim(pipe, x, y, silent, guidance, steps, bar, on_step=None, first=None):
+    """The DDIM loop (η = 0) from x_T `x` [B, C, h, w] under embeddings `y` [B, L, D]; returns x_0.
+
+    With guidance, `on_step(x_t, t, without, given)` sees every step's latents and its predictions without
+    and given the caption, before the step is taken. `first` ends the loop after that many steps.
+    """
     scheduler = ddim_scheduler(pipe.scheduler.config)
     scheduler.set_timesteps(steps, device=x.device)
     x = x * scheduler.init_noise_sigma
     both = y if silent is None else torch.cat([silent.expand_as(y), y])
-    for t in scheduler.timesteps:
+    for t in scheduler.timesteps[:first]:
         if silent is None:
             noise = pipe.unet(x, t, both, return_dict=False)[0]
         else:
             without, given = pipe.unet(torch.cat([x, x]), t, both, return_dict=False)[0].chunk(2)
+            if on_step is not None:
+                on_step(x, t, without, given)
             noise = without + guidance * (given - without)
         x = scheduler.step(noise, t, x, return_dict=False)[0]
         bar.update()

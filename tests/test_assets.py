@@ -1,10 +1,16 @@
 """Finding data, and weights that are checked before they are used."""
 
+import io
 import json
+import sys
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 
-from dori_lite import assets
+from dori_lite import assets, cli
 
 
 @pytest.fixture
@@ -111,3 +117,176 @@ def test_names_that_begin_alike_are_not_mixed_up(weights):
     assert assets.verified(weights, "twin") == weights / "twin"
     assets.record(weights, "twin", {})
     assert "twin-a/model_index.json" in assets.manifest(weights)["files"]
+
+
+# ---- downloads: trust on first use -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path):
+    file = tmp_path / "far away.pt"
+    file.write_bytes(b"the file " * 300_000)  # more than two blocks
+    return file
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DORI_CACHE", str(tmp_path / "cache" / "dori"))
+    return tmp_path / "cache" / "dori"
+
+
+def test_the_cache_folder(monkeypatch):
+    monkeypatch.setenv("DORI_CACHE", "~/elsewhere")
+    assert assets.cache_folder() == Path.home() / "elsewhere"
+    monkeypatch.delenv("DORI_CACHE")
+    assert assets.cache_folder() == Path.home() / ".cache" / "dori_lite"
+
+
+def test_nothing_is_fetched_without_trust(source, cache, monkeypatch):
+    monkeypatch.setattr(assets, "download", lambda *args: pytest.fail("downloaded without trust"))
+    one_line(
+        RuntimeError, "x.pt is not verified .*`dori-lite fetch x.pt --trust`", assets.fetch, source.as_uri(), "x.pt"
+    )
+    url, name = assets.DOWNLOADS["sscd"]
+    assert url.startswith("https://dl.fbaipublicfiles.com/sscd-copy-detection/") and url.endswith("/" + name)
+    one_line(RuntimeError, "if you trust https://.*, `dori-lite fetch sscd --trust`$", assets.fetch, url, name)
+    assert not cache.exists()
+    cache.mkdir(parents=True)
+    (cache / "x.pt").write_bytes(b"from who knows where")  # being there is no record
+    one_line(RuntimeError, "--trust", assets.fetch, source.as_uri(), "x.pt")
+
+
+def test_the_first_use_is_recorded_and_said_to_be_unverified(source, cache, capsys, monkeypatch):
+    file = assets.fetch(source.as_uri(), "x.pt", True)
+    digest = assets.sha256(source)
+    assert file == cache / "x.pt" and file.read_bytes() == source.read_bytes()
+    assert (cache / "x.pt.sha256").read_text() == digest + "\n"
+    said = capsys.readouterr()
+    assert "x.pt: unverified (trust on first use)" in said.out and digest in said.out and said.out.count("\n") == 1
+    assert "far%20away.pt: 100%" in said.err
+    assert sorted(path.name for path in cache.iterdir()) == ["x.pt", "x.pt.sha256"]
+    monkeypatch.setattr(assets, "download", lambda *args: pytest.fail("downloaded twice"))
+    for trust in (False, True):
+        assert assets.fetch(source.as_uri(), "x.pt", trust) == file
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_of_ones_own(source, cache, tmp_path):
+    assert assets.fetch(source.as_uri(), "x.pt", True, tmp_path / "own") == tmp_path / "own" / "x.pt"
+    assert not cache.exists()
+
+
+def test_a_changed_file_is_refused(source, cache):
+    file = assets.fetch(source.as_uri(), "x.pt", True)
+    file.write_bytes(b"changed")
+    for trust in (False, True):
+        match = r"x.pt has changed.*SHA-256 is not the recorded one.*remove .*x.pt.sha256 and .*--trust"
+        one_line(ValueError, match, assets.fetch, source.as_uri(), "x.pt", trust)
+    assert file.read_bytes() == b"changed"
+    file.unlink()  # the cure for damage: it is downloaded again and is what it was; the trust stands
+    assert assets.fetch(source.as_uri(), "x.pt").read_bytes() == source.read_bytes()
+    file.write_bytes(b"changed")
+    (cache / "x.pt.sha256").unlink()  # the cure for a change that is expected
+    one_line(RuntimeError, "--trust", assets.fetch, source.as_uri(), "x.pt")
+    assert assets.fetch(source.as_uri(), "x.pt", True).read_bytes() == b"changed"
+    assert (cache / "x.pt.sha256").read_text().strip() == assets.sha256(file)
+
+
+def test_another_file_at_the_address_is_refused(source, cache):
+    file = assets.fetch(source.as_uri(), "x.pt", True)
+    recorded = (cache / "x.pt.sha256").read_text()
+    file.unlink()
+    source.write_bytes(b"something else")
+    for trust in (False, True):
+        match = "is no longer what was first downloaded.*remove .*x.pt.sha256"
+        one_line(ValueError, match, assets.fetch, source.as_uri(), "x.pt", trust)
+        assert [path.name for path in cache.iterdir()] == ["x.pt.sha256"]
+    assert (cache / "x.pt.sha256").read_text() == recorded
+
+
+def test_an_empty_record_trusts_nothing(source, cache):
+    assets.fetch(source.as_uri(), "x.pt", True)
+    (cache / "x.pt.sha256").write_text("")
+    one_line(ValueError, "remove .*x.pt.sha256", assets.fetch, source.as_uri(), "x.pt", True)
+
+
+class Broken(io.BytesIO):
+    """A response that promises 100 bytes, gives some, and then ends or raises."""
+
+    def __init__(self, content, error=None):
+        super().__init__(content)
+        self.error, self.headers = error, Message()
+        self.headers["Content-Length"] = "100"
+
+    def read(self, size=-1):
+        block = super().read(size)
+        if not block and self.error:
+            raise self.error
+        return block
+
+
+@pytest.mark.parametrize(
+    "error, kind, match",
+    [
+        (None, RuntimeError, r"could not download https://far/x \(9 of 100 bytes came\); check the network"),
+        (ConnectionResetError("reset\nby peer"), RuntimeError, r"could not download .* \(reset by peer\)"),
+        (TimeoutError(), RuntimeError, r"could not download .* \(TimeoutError\)"),
+        (HTTPException("cut"), RuntimeError, r"could not download .* \(cut\)"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_an_interrupted_download_leaves_nothing(cache, monkeypatch, error, kind, match):
+    monkeypatch.setattr(assets, "urlopen", lambda request, timeout: Broken(b"some byte", error))
+    one_line(kind, match, assets.fetch, "https://far/x", "x.pt", True)
+    assert list(cache.iterdir()) == []
+    monkeypatch.setattr(assets, "urlopen", lambda request, timeout: Broken(b"b" * 100))  # and again, with luck
+    assert assets.fetch("https://far/x", "x.pt", True).read_bytes() == b"b" * 100
+
+
+def test_nothing_is_in_place_before_it_is_whole(source, cache, monkeypatch):
+    known = assets.download
+
+    def watched(url, path):
+        known(url, path)
+        assert path.parent == cache and path.name.endswith(".partial") and not (cache / "x.pt").exists()
+
+    monkeypatch.setattr(assets, "download", watched)
+    assert assets.fetch(source.as_uri(), "x.pt", True).exists()
+
+
+def test_no_network_and_no_such_file(cache, monkeypatch, tmp_path):
+    one_line(
+        RuntimeError, "could not download file://.*absent", assets.fetch, (tmp_path / "absent").as_uri(), "x", True
+    )
+
+    def offline(request, timeout):
+        raise URLError(OSError(-3, "Temporary failure in name resolution"))
+
+    monkeypatch.setattr(assets, "urlopen", offline)
+    match = "could not download https://far/x .*name resolution.*; check the network and run it again"
+    one_line(RuntimeError, match, assets.fetch, "https://far/x", "x", True)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url, name",
+    [("http://far/x", "x"), ("x", "x"), *(("https://far/x", name) for name in ("../x", "a/x", "", ".", ".."))],
+)
+def test_addresses_and_names_that_are_not_taken(cache, url, name):
+    one_line(ValueError, "takes an https address and a plain file name", assets.fetch, url, name, True)
+
+
+def test_the_command(source, cache, monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["dori-lite", "fetch", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, capsys.readouterr().out
+
+    monkeypatch.setitem(assets.DOWNLOADS, "sscd", (source.as_uri(), "x.pt"))
+    code, _ = run("sscd")
+    assert code.startswith("dori-lite: ") and "`dori-lite fetch sscd --trust`" in code and "\n" not in code
+    code, said = run("sscd", "--trust")
+    assert not code and "unverified" in said and f"sscd: {cache / 'x.pt'}\n" in said
+    assert run("sscd") == (0, f"sscd: {cache / 'x.pt'}\n")
+    assert run("sdcs", "--trust")[0] == "dori-lite: there is no download called 'sdcs'; there are: sscd"

@@ -1,10 +1,14 @@
 """Copies: each figure against its formula written out, and what must and must not count as a copy."""
 
+import math
+import warnings
+
 import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from dori_lite.copies import ALPHA, NEIGHBOURS, SSIM_COPY, adaptive_l2, is_copy, l2, nearest, ssim
+from dori_lite import assets, copies
+from dori_lite.copies import ALPHA, NEIGHBOURS, SSIM_COPY, Detector, adaptive_l2, is_copy, l2, nearest, ssim
 from dori_lite.reef import plant
 from dori_lite.reef.paint import paint_all
 from dori_lite.reef.scenes import complete
@@ -155,3 +159,311 @@ def test_shapes_that_do_not_compare(one_line):
         one_line(ValueError, "compare pictures", function, a[0], a[0])
         one_line(ValueError, "compare pictures", function, a, a[..., :8])
     one_line(ValueError, "compare pictures", adaptive_l2, a, a[:1], random_images(5, 17))
+
+
+# ---- detectors -------------------------------------------------------------------------------------------
+
+
+def planted_detectors():
+    """Three that are wrong on purpose: always yes, always no, and one that compares colours and ignores where."""
+
+    def histogram(images):
+        bins = (images * 4).long().clamp(max=3).flatten(2)  # [B, 3, H·W]
+        return torch.stack([(bins == k).float().mean(2) for k in range(4)], 2).flatten(1)
+
+    return [
+        Detector("yes", lambda images, targets: torch.ones(len(images)), 0.5),
+        Detector("no", lambda images, targets: torch.zeros(len(images)), 0.5),
+        copies.by_descriptor("colours", histogram, 0.95),
+    ]
+
+
+@pytest.fixture
+def pairs():
+    """Eight pairs: 0–3 are copies with a little noise, 4–5 the target upside down, 6–7 its negative."""
+    dark, light = torch.tensor([0.1, 0.2, 0.4]), torch.tensor([0.9, 0.7, 0.8])
+    targets = torch.stack([dark, light])[(random_images(8, 20)[:, 0] > 0.75).long()].permute(0, 3, 1, 2).contiguous()
+    near = (targets[:4] + 0.02 * (random_images(4, 21) - 0.5)).clamp(0, 1)
+    return torch.cat([near, targets[4:6].flip(2), 1 - targets[6:]]), targets
+
+
+def test_the_threshold_counts_and_nan_does_not():
+    scores = torch.tensor([0.7, math.nextafter(0.7, 0), 0.6999, 0.7001, math.nan, math.inf, -math.inf])
+    images = random_images(7, 22, 4)
+    detector = Detector("given", lambda images, targets: scores, 0.7)
+    found = detector(images, images)
+    assert found.dtype == torch.bool
+    assert found[[0, 2, 3, 4, 5, 6]].tolist() == [True, False, True, False, True, False]
+    double = Detector("given", lambda images, targets: scores.double(), scores.double()[0].item())
+    assert double(images, images)[[0, 2]].tolist() == [True, False]
+    with pytest.raises(AttributeError):
+        detector.threshold = 0.5
+
+
+def test_scores_of_another_shape(one_line):
+    images = random_images(2, 23, 4)
+    for scores in (torch.ones(3), torch.ones(2, 1), torch.tensor(1.0)):
+        wrong = Detector("wrong", lambda images, targets, scores=scores: scores, 0.5)
+        one_line(ValueError, r"wrong must score 2 pictures as \[2\]; got \[", wrong, images, images)
+
+
+def test_by_ssim_is_ssim(pairs):
+    images, targets = pairs
+    assert torch.equal(copies.by_ssim().score(images, targets), ssim(images, targets))
+    assert copies.by_ssim()(images, targets).tolist() == [True] * 4 + [False] * 4
+    assert copies.by_ssim(1.1)(images, targets).sum() == 0 and copies.by_ssim(-1)(images, targets).all()
+    assert copies.by_ssim().threshold == SSIM_COPY
+    exact = copies.by_ssim(ssim(images[:1], targets[:1]).item())
+    assert exact(images[:1], targets[:1]).all()  # at the threshold
+    assert copies.by_ssim()(images.half(), targets.half()).tolist() == [True] * 4 + [False] * 4
+
+
+def test_by_adaptive_l2_is_one_over_the_ratio(monkeypatch):
+    images, targets = random_images(3, 24, 8), random_images(3, 25, 8)
+    others = (random_images(70, 26, 8) * 255).byte()
+    images[0] = targets[0]
+    images[1] = 0.9 * targets[1] + 0.1 * images[1]
+    ratio = adaptive_l2(images, targets, others)
+    monkeypatch.setattr(copies, "PART", 16)
+    for given in (others, others.float() / 255, others.split(9), iter(others.split(9))):
+        detector = copies.by_adaptive_l2(given)
+        for _ in range(2):  # an iterator, too, must serve twice
+            score = detector.score(images, targets)
+            assert score[0] == math.inf and score[1:].tolist() == pytest.approx((1 / ratio[1:]).tolist(), rel=1e-4)
+            assert detector(images, targets).tolist() == [True, True, False]
+    assert detector.threshold == 1
+    narrow = copies.by_adaptive_l2(others, 3, 0.25).score(images, targets)
+    assert narrow[1:].tolist() == pytest.approx(
+        (1 / adaptive_l2(images, targets, others, 3, 0.25))[1:].tolist(), rel=1e-4
+    )
+
+
+def test_by_adaptive_l2_holds_few_others_as_floats_at_once(monkeypatch):
+    sizes, known = [], copies.nearest
+
+    def watched(images, parts, n):
+        sizes.extend(len(part) for part in parts)
+        return known(images, parts, n)
+
+    monkeypatch.setattr(copies, "nearest", watched)
+    others = torch.zeros(2500, 3, 2, 2, dtype=torch.uint8)
+    copies.by_adaptive_l2(others)(*[torch.ones(1, 3, 2, 2)] * 2)
+    assert sizes == [1024, 1024, 452]
+
+
+def test_by_adaptive_l2_where_everything_is_the_same_picture():
+    image = torch.zeros(1, 3, 8, 8)
+    assert not copies.by_adaptive_l2(torch.zeros(60, 3, 8, 8))(image, image).any()
+
+
+def test_by_adaptive_l2_without_others_or_with_larger_ones(one_line):
+    one_line(ValueError, "give at least one", copies.by_adaptive_l2, torch.zeros(0, 3, 8, 8))
+    one_line(ValueError, "give at least one", copies.by_adaptive_l2, [])
+    detector, a = copies.by_adaptive_l2(random_images(5, 27, 8)), random_images(2, 27, 16)
+    one_line(ValueError, r"other pictures are \[3, 8, 8\], these \[3, 16, 16\]", detector, a, a)
+
+
+def test_by_descriptor_is_the_cosine():
+    images, targets = random_images(7, 28, 8), random_images(7, 29, 8)
+    images[3], weight, sizes = targets[3], torch.randn(12, 3 * 64, requires_grad=True), []
+
+    def features(pictures):
+        sizes.append(len(pictures))
+        return pictures.flatten(1) @ weight.T
+
+    detector = copies.by_descriptor("linear", features, 0.5, batch=3)
+    found = detector.score(images, targets)
+    assert sizes == [3, 3, 3, 3, 1, 1] and not found.requires_grad and found.shape == (7,)
+    for k in range(7):
+        a, b = (weight.detach().double() @ x[k].double().flatten() for x in (images, targets))
+        expected = sum((a * b).tolist()) / math.sqrt(sum((a * a).tolist()) * sum((b * b).tolist()))
+        assert found[k].item() == pytest.approx(expected, abs=1e-5)
+    assert found[3] == pytest.approx(1, abs=1e-6)
+    assert (detector.name, detector.threshold) == ("linear", 0.5)
+    assert torch.equal(detector(images, targets), found >= 0.5)
+    # A descriptor of zeros is like nothing, and the size of descriptors does not matter.
+    assert copies.by_descriptor("zero", lambda x: 0 * x.flatten(1), 0.5).score(images, targets).tolist() == [0] * 7
+    small = copies.by_descriptor("small", lambda x: 1e-5 * features(x), 0.5).score(images, targets)
+    assert torch.allclose(small, found, atol=1e-5)
+
+
+def test_at_the_threshold_of_a_cosine():
+    """[4, 0] and [1, 0]: the cosine is exactly 1, and 1 counts."""
+
+    def features(pictures):
+        return torch.tensor([[4.0 - 3 * value, 0.0] for value in pictures[:, 0, 0, 0].tolist()])
+
+    zeros, ones = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    assert copies.by_descriptor("unit", features, 1.0)(zeros, ones).all()
+    assert not copies.by_descriptor("unit", features, 1 + 1e-6)(zeros, ones).any()
+
+
+def test_descriptors_of_another_shape(one_line):
+    a = random_images(2, 30, 8)
+    for features in (lambda x: x, lambda x: x.flatten(), lambda x: x[:1].flatten(1)):
+        detector = copies.by_descriptor("wrong", features, 0.5)
+        one_line(ValueError, r"descriptors of 2 pictures must be \[2, D\]; got \[", detector, a, a)
+
+
+@pytest.mark.parametrize("make", ["ssim", "adaptive l2", "descriptor"])
+def test_every_detector_checks_what_it_is_given(make, one_line):
+    detector = {
+        "ssim": copies.by_ssim,
+        "adaptive l2": lambda: copies.by_adaptive_l2(random_images(5, 31)),
+        "descriptor": lambda: copies.by_descriptor("flat", lambda x: x.flatten(1), 0.5),
+    }[make]()
+    a, b = random_images(2, 32), random_images(2, 33)
+    assert detector.score(a, b).shape == (2,)
+    assert detector.score(torch.zeros_like(a), torch.ones_like(a)).shape == (2,)  # the ends of the range belong to it
+    one_line(ValueError, r"one shape \[B, 3, H, W\]; got \[2, 3, 16, 16\], \[1, 3, 16, 16\]", detector, a, b[:1])
+    one_line(ValueError, r"one shape \[B, 3, H, W\]", detector, a[0], b[0])
+    one_line(ValueError, r"one or more pictures .* got \[2, 1, 16, 16\]", detector, a[:, :1], b[:, :1])
+    one_line(ValueError, r"one or more pictures .* got \[0, 3, 16, 16\]", detector, a[:0], b[:0])
+    one_line(ValueError, "must be floats in .*, not uint8; divide bytes by 255", detector, a.byte(), b.byte())
+    for spoiled in (math.nan, math.inf):
+        c = a.clone()
+        c[1, 2, 3, 4] = spoiled
+        one_line(ValueError, "images are not all finite", detector, c, b)
+        one_line(ValueError, "targets are not all finite", detector, b, c)
+    for factor, range_ in ((255, r"\[.*, 25.\]"), (-1, r"\[-.*\]")):
+        one_line(ValueError, rf"images must be in \[0, 1\], not {range_}; rescale", detector, a * factor, b)
+        one_line(ValueError, rf"targets must be in \[0, 1\], not {range_}; rescale", detector, b, a * factor)
+
+
+# ---- SSCD --------------------------------------------------------------------------------------------------
+
+
+class Grid(torch.nn.Module):
+    """Stands for SSCD: it sees where things are, and its features change with the size and scale of its input."""
+
+    def forward(self, images):
+        cells = torch.nn.functional.avg_pool2d(images.tanh(), 20).flatten(1)
+        return torch.cat([cells, images[:, :, ::37, 5].flatten(1)], 1)
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    file = tmp_path_factory.mktemp("script") / "grid.pt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
+        torch.jit.script(Grid()).save(file)
+    return file
+
+
+def resized(images, size):
+    """Antialiased bilinear: each new pixel a mean of old ones, weighted by a triangle (wider where it shrinks)."""
+
+    def weights(old):
+        scale = old / size
+        new, where = torch.arange(size).double()[:, None], torch.arange(old).double()
+        triangle = (1 - ((where + 0.5) - (new + 0.5) * scale).abs() / max(scale, 1)).clamp(min=0)
+        return triangle / triangle.sum(1, keepdim=True)  # [size, old]
+
+    return weights(images.shape[2]) @ images.double() @ weights(images.shape[3]).T
+
+
+def test_sscd_sees_pictures_as_its_authors_meant(script):
+    detector = copies.sscd(trust=True, file=script)
+    assert (detector.name, detector.threshold) == ("sscd", 0.7)
+    for height, width in ((16, 16), (64, 64), (48, 400), (500, 330)):
+        images, targets = (torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+        targets = 0.5 * targets + 0.5 * images
+        expected = []
+        for image, target in zip(images, targets, strict=True):
+            a, b = (resized(x[None], 320) for x in (image, target))
+            for k, (mean, std) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+                a[:, k], b[:, k] = (a[:, k] - mean) / std, (b[:, k] - mean) / std
+            a, b = Grid()(a)[0], Grid()(b)[0]
+            expected.append((a @ b / (a @ a).sqrt() / (b @ b).sqrt()).item())
+        assert detector.score(images, targets).tolist() == pytest.approx(expected, abs=2e-5)
+    found = detector.score(images, targets)
+    assert not found.requires_grad and torch.equal(detector(images, images), torch.tensor([True, True]))
+
+
+def test_sscd_is_code_and_must_be_trusted(script, tmp_path, monkeypatch, one_line):
+    monkeypatch.setenv("DORI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **options: pytest.fail("code was loaded without trust"))
+    one_line(RuntimeError, r"grid.pt is TorchScript, which is code; .* sscd\(trust=True", copies.sscd, file=script)
+    one_line(RuntimeError, r"`dori-lite fetch sscd --trust`", copies.sscd)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_sscd_once_fetched_needs_no_more_trust(script, tmp_path, monkeypatch, one_line):
+    monkeypatch.setenv("DORI_CACHE", str(tmp_path))
+    monkeypatch.setitem(assets.DOWNLOADS, "sscd", (script.as_uri(), "grid.pt"))
+    images, targets = random_images(2, 34), random_images(2, 35)
+    found = copies.sscd(trust=True).score(images, targets)
+    assert torch.allclose(copies.sscd().score(images, targets), found, atol=1e-5)
+    (tmp_path / "grid.pt").write_bytes(b"other code")
+    for trust in (True, False):
+        one_line(ValueError, "grid.pt has changed", copies.sscd, trust)
+
+
+def test_sscd_files_that_do_not_load(tmp_path, one_line):
+    one_line(FileNotFoundError, "absent.pt is not there; give the path", copies.sscd, True, tmp_path / "absent.pt")
+    (tmp_path / "text.pt").write_text("not a script")
+    one_line(
+        ValueError, "text.pt is not a TorchScript file that can be loaded", copies.sscd, True, tmp_path / "text.pt"
+    )
+
+
+def test_loading_warns_of_nothing(script):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copies.sscd(trust=True, file=script)(*[random_images(1, 36)] * 2)
+
+
+# ---- several detectors -------------------------------------------------------------------------------------
+
+
+def test_disagreement_on_a_table():
+    yes, no = True, False
+    table = {"a": [yes, yes, no, no, yes], "b": [yes, no, no, no, no], "c": [yes, yes, no, yes, no]}
+    table = {name: torch.tensor(row) for name, row in table.items()}
+    assert copies.disputed(table).tolist() == [1, 3, 4] and copies.disputed(table).dtype == torch.long
+    counts = {"any": 3, "a / b": 2, "a / c": 2, "b / c": 2}
+    shares = {"any": 0.6, "a / b": 0.4, "a / c": 0.4, "b / c": 0.4}
+    assert copies.disagreement(table) == {**shares, "counts": counts, "pictures": 5}
+    table["c"] = table["b"]
+    assert copies.disputed(table).tolist() == [1, 4]
+    found = copies.disagreement(table)
+    assert (found["any"], found["a / b"], found["a / c"], found["b / c"]) == (0.4, 0.4, 0.4, 0)
+    one = {"a": table["a"]}
+    assert copies.disputed(one).tolist() == []
+    assert copies.disagreement(one) == {"any": 0, "counts": {"any": 0}, "pictures": 5}
+
+
+def test_opinions_that_do_not_compare(one_line):
+    a = torch.tensor([True, False])
+    for table, got in (
+        ({}, "none"),
+        ({"a": a[:0], "b": a[:0]}, r"a bool \[0\]"),
+        ({"a": a, "b": a[:1]}, r"b bool \[1\]"),
+        ({"a": a, "b": torch.tensor([1.0, math.nan])}, r"b float32 \[2\]"),
+        ({"a": a[None]}, r"a bool \[1, 2\]"),
+    ):
+        for function in (copies.disagreement, copies.disputed):
+            one_line(ValueError, rf"every detector's opinion of the same pictures.*{got}", function, table)
+
+
+def test_opinions_are_asked_by_name(pairs, one_line):
+    detectors = [copies.by_ssim(), copies.by_adaptive_l2(random_images(20, 37)), *planted_detectors()]
+    found = copies.opinions(iter(detectors), *pairs)
+    assert list(found) == ["ssim", "adaptive l2", "yes", "no", "colours"]
+    for detector in detectors:
+        assert torch.equal(found[detector.name], detector(*pairs))
+    one_line(ValueError, "different names; got none", copies.opinions, [], *pairs)
+    one_line(
+        ValueError, "different names; got ssim, ssim", copies.opinions, [copies.by_ssim(), copies.by_ssim(0.5)], *pairs
+    )
+
+
+def test_planted_wrong_detectors_are_found_out(pairs):
+    """A detector that is wrong shows as disagreement with one that is right, by as much as it is wrong."""
+    asked = copies.opinions([copies.by_ssim(), *planted_detectors()], *pairs)
+    assert asked["ssim"].tolist() == [True] * 4 + [False] * 4
+    found = copies.disagreement(asked)
+    assert found["ssim / yes"] == 0.5 and found["ssim / no"] == 0.5 and found["yes / no"] == found["any"] == 1
+    assert found["ssim / colours"] == 0.25  # blind to what is upside down
+    two = {name: asked[name] for name in ("ssim", "colours")}
+    assert copies.disputed(two).tolist() == [4, 5] and copies.disagreement(two)["any"] == 0.25

@@ -1,12 +1,16 @@
-"""Spreads over pictures of one caption, against loops over pairs."""
+"""Rates, alignment, KID and spreads, against counting by hand and loops over pictures and pairs."""
 
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from dori_lite.copies import ssim
-from dori_lite.metrics import between_seed_ssim, diversity
+from dori_lite.metrics import alignment_text_image, between_seed_ssim, clip, diversity, kid, memorization_rate
 
 
 @pytest.fixture
@@ -40,3 +44,156 @@ def test_one_picture_has_no_spread(images, one_line):
     for function in (diversity, between_seed_ssim):
         for few in (images[:1], images[:0]):
             one_line(ValueError, "give at least two", function, few)
+
+
+# ---- rates -------------------------------------------------------------------------------------------
+
+
+def test_memorization_rate_by_hand():
+    scores = [[0.9, 0.1, 0.1], [0.7, 0.8, 0.75], [0.0, 0.69, 0.2], [1.0, 0.7, 0.4]]
+    expected = {
+        "per picture": {"count": 6, "n": 12, "rate": 0.5},
+        "per caption, max over seeds": {"count": 3, "n": 4, "rate": 0.75},
+        "per caption, mean over seeds": {"count": 2, "n": 4, "rate": 0.5},
+    }
+    for kind in (list, np.array, torch.tensor):
+        assert memorization_rate(kind(scores), 0.7) == expected
+    nothing = memorization_rate([[0.2]], 0.7)
+    assert all(way == {"count": 0, "n": 1, "rate": 0} for way in nothing.values())
+
+
+def test_memorization_rate_errors(one_line):
+    for bad in ([0.5, 0.6], [[]], [], [[[0.5]]]):
+        one_line(ValueError, r"give \[captions, seeds\]", memorization_rate, bad, 0.5)
+    one_line(ValueError, "NaN", memorization_rate, [[0.5, float("nan")]], 0.5)
+
+
+# ---- alignment ---------------------------------------------------------------------------------------
+
+CAPTIONS = ["a red fish", "two other fish over sand", "a very large striped blue fish at dusk " * 3]
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    """A tiny CLIP with random weights, saved."""
+    vocabulary, end = len(pipe.tokenizer), pipe.tokenizer.eos_token_id
+    both = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"vocab_size": vocabulary, "max_position_embeddings": 20, "eos_token_id": end, "pad_token_id": end}
+    vision = {"image_size": 24, "patch_size": 8}
+    torch.manual_seed(1)
+    model = CLIPModel(CLIPConfig(text_config=both | text, vision_config=both | vision, projection_dim=12))
+    for weights in model.parameters():
+        torch.nn.init.normal_(weights, std=0.3)  # the usual weights are so small that all texts look alike
+    path = tmp_path_factory.mktemp("clip")
+    model.save_pretrained(path)
+    pipe.tokenizer.save_pretrained(path)
+    return path
+
+
+@torch.no_grad()
+def test_alignment_is_clips_cosine(folder, pipe):
+    images = torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(3))
+    images = (images * 255).round() / 255  # so that PIL's copies are equal
+    model = CLIPModel.from_pretrained(folder).eval()
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    expected = []
+    for image, caption in zip(images, CAPTIONS, strict=True):
+        picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+        pixels = torch.tensor(np.array(processor(picture)["pixel_values"]))
+        ids = pipe.tokenizer(caption).input_ids
+        ids = ids if len(ids) <= 20 else ids[:19] + ids[-1:]  # cut, and ended
+        a = model.visual_projection(model.vision_model(pixels).pooler_output)[0]
+        b = model.text_projection(model.text_model(torch.tensor([ids])).pooler_output)[0]
+        expected.append((a @ b / a.norm() / b.norm()).item())
+    found = alignment_text_image(images, CAPTIONS, str(folder))
+    assert found.shape == (3,) and found.std() > 0.02
+    assert found.tolist() == pytest.approx(expected, abs=5e-3)  # PIL rounds while it resizes
+    for batch in (1, 2):
+        torch.testing.assert_close(alignment_text_image(images, CAPTIONS, folder, batch=batch), found)
+    one = alignment_text_image(images, CAPTIONS[0], folder)
+    torch.testing.assert_close(one, alignment_text_image(images, [CAPTIONS[0]] * 3, folder))
+    assert (one - found)[1:].abs().min() > 1e-3
+
+
+def test_alignment_errors(folder, images, one_line, tmp_path, monkeypatch):
+    one_line(ValueError, "4 pictures and 3 captions do not pair up", alignment_text_image, images, CAPTIONS, folder)
+    for bad in (images[0], images[:, :2], images[..., :8], images[:0]):
+        one_line(ValueError, "give square pictures", alignment_text_image, bad, "a fish", folder)
+    one_line(OSError, "cannot be loaded; check the name and", alignment_text_image, images, "a fish", tmp_path)
+
+    def unreachable(*args, **options):
+        raise OSError("We couldn't connect\nto the hub")
+
+    clip.cache_clear()
+    monkeypatch.setattr(CLIPModel, "from_pretrained", unreachable)
+    one_line(OSError, "connection to the hub, or give a folder", alignment_text_image, images, "a fish", folder)
+
+
+# ---- KID ---------------------------------------------------------------------------------------------
+
+
+def pictures(n, seed, shift=0.0):
+    """n pictures [n, 3, 8, 8] and nothing in common between them but their distribution."""
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def features(images):
+    """[B, 3, 8, 8] → [B, 12]."""
+    return images.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5)).flatten(1) * 3
+
+
+def naive_mmd(x, y):
+    """The unbiased polynomial MMD² of x [n, D] and y [n, D], pair by pair."""
+
+    def kernel(a, b):
+        return ((a @ b).item() / len(a) + 1) ** 3
+
+    n = len(x)
+    within = sum(kernel(z[i], z[j]) for z in (x, y) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return within - 2 * sum(kernel(a, b) for a in x for b in y) / n**2
+
+
+def test_kid_of_the_whole_set_is_the_unbiased_mmd():
+    real, generated = pictures(12, 0), pictures(12, 1, 0.3)
+    mean, std = kid(real, generated, features, subsets=3, subset_size=12, batch=5)
+    assert mean == pytest.approx(naive_mmd(features(real).double(), features(generated).double()), rel=1e-6)
+    assert std == pytest.approx(0, abs=1e-9)
+    assert isinstance(mean, float) and isinstance(std, float)
+
+
+def test_kid_tells_a_shift_from_none():
+    real = pictures(200, 0)
+    same, shifted = kid(real, pictures(200, 1), features), kid(real, pictures(200, 1, 0.5), features)
+    assert abs(same[0]) < 0.1 < 0.5 < shifted[0]
+    assert 0 < same[1] < 0.2
+    # Unbiased: over repeated small draws of one distribution it is as often below 0 as above.
+    draws = [kid(pictures(8, 2 * k), pictures(8, 2 * k + 1), features, subsets=1, subset_size=8)[0] for k in range(60)]
+    assert 15 < sum(value > 0 for value in draws) < 50
+    assert kid(real[:21], pictures(40, 1), features) == kid(real[:21], pictures(40, 1), features, subset_size=10)
+
+
+def test_kid_draws_its_subsets_by_seed_alone():
+    real, generated = pictures(30, 0), pictures(30, 1)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = kid(real, generated, features)
+    assert torch.equal(torch.rand(3), expected)  # the caller's generator is where it was
+    assert kid(real, generated, features) == first != kid(real, generated, features, seed=1)
+    assert kid(real, generated, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)))[1] > 0  # a module
+
+
+@pytest.mark.filterwarnings("error")
+def test_kid_is_quiet():
+    kid(pictures(4, 0), pictures(4, 1), features, subsets=1)
+
+
+def test_kid_errors(one_line):
+    few, enough = pictures(3, 0), pictures(6, 0)
+    one_line(ValueError, "at least 4 pictures of either kind; there are 3", kid, few, enough, features)
+    one_line(ValueError, "at least 4 pictures of either kind; there are 3", kid, enough, few, features)
+    for size in (1, 7):
+        message = f"subset_size={size} is impossible; choose 2 to 6"
+        one_line(ValueError, message, kid, enough, enough, features, subset_size=size)
+    one_line(ValueError, r"must be finite \[B, D\]", kid, enough, enough, lambda x: x)
+    one_line(ValueError, r"must be finite \[B, D\]", kid, enough, enough, lambda x: features(x) / 0)

@@ -13,7 +13,7 @@ HOLDS, FAILS, UNDECIDED = "holds here", "does not hold here", "undecided"
 # Where a number of the paper was read (nobody here has read the paper's full text), and how far an
 # experiment can reach: seen together, moved by hand, compared with the model that never saw the picture,
 # or the last in a second pair of models trained from scratch.
-SOURCES = ("notes", "reviews", "blog", "figure")
+SOURCES = ("notes", "reviews", "blog", "figure", "abstract")
 RUNGS = ("association", "intervention", "counterfactual", "replicated pair")
 
 
@@ -65,6 +65,33 @@ CLAIMS = {
             "geometric mean over canaries of (diversity between seeds, other twin ÷ own twin), same caption",
             threshold=2.0,  # a factor, so averaged as logarithms: a canary without any variety cannot decide it alone
             rung="counterfactual",
+        ),
+        # Chapter 2. Exposures were dealt by us, so more of them is an intervention, and the other twin heard each
+        # caption as often. Detection is judged against decoys: same style of caption, as often seen.
+        Claim(
+            "exposures",
+            "The more often a picture repeats with its caption, the nearer to it is what the caption gives.",
+            "Spearman's ρ over graded pictures between exposures and (descriptor score, own twin − other twin)",
+            threshold=0.5,
+            rung="counterfactual",
+        ),
+        Claim(
+            "magnitude",
+            "Memorized captions betray themselves without the picture: text moves the predicted noise further, at the "
+            "very first step, than it does for captions seen as often with changing pictures.",
+            "AUC of Wen et al.'s magnitude at the first step, canaries against decoys of one model; the lower twin's",
+            threshold=0.8,
+            rung="association",  # between captions of one model, as a detector in the field must work
+            paper=0.960,  # SD v1.4, against captions that were not matched for style or exposure
+            source="abstract",
+        ),
+        Claim(
+            "similarity",
+            "Memorized captions betray themselves without the picture: from different noise, the first predicted noise "
+            "differences resemble each other more than for captions seen as often with changing pictures.",
+            "AUC of NeMo's between-seed similarity, canaries against decoys of one model; the lower twin's",
+            threshold=0.8,
+            rung="association",
         ),
     )
 }
@@ -120,6 +147,34 @@ def bootstrap(values, seed: int, reps: int = 2000, level: float = 0.95, geometri
         # Ends that occurred, so that nothing is interpolated between infinities.
         found = mean, np.quantile(means, tail, method="lower"), np.quantile(means, 1 - tail, method="higher")
         return tuple(float(x) for x in (np.exp(found) if geometric else found))
+
+
+def bootstrap_spearman(x, y, seed: int, reps: int = 2000, level: float = 0.95):
+    """Spearman's ρ of two columns and its percentile interval by resampling units: (ρ, low, high).
+
+    Fewer than three units, or a constant column, give NaN: undecided.
+    """
+    from scipy.stats import rankdata
+
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"both columns need one number a unit; their shapes are {x.shape} and {y.shape}")
+
+    def rho(a, b):  # rows of resampled units
+        a, b = rankdata(a, axis=-1), rankdata(b, axis=-1)
+        a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+
+    if len(x) < 3 or not np.isfinite([x, y]).all():
+        return math.nan, math.nan, math.nan
+    chosen = np.random.default_rng(seed).integers(len(x), size=(reps, len(x)))
+    spread, tail = rho(x[chosen], y[chosen]), (1 - level) / 2
+    spread = spread[np.isfinite(spread)]  # a resample of one unit alone has no ranks to compare
+    estimate = float(rho(x, y))
+    if not len(spread) or math.isnan(estimate):
+        return math.nan, math.nan, math.nan
+    return estimate, float(np.quantile(spread, tail)), float(np.quantile(spread, 1 - tail))
 
 
 def paired(own, other) -> np.ndarray:

@@ -64,21 +64,21 @@ def grid(rows: dict, columns=None, title: str | None = None, size: float = 1.15)
     return figure
 
 
-def replay_rates(table):
+def replay_rates(table, rate: str):
     """Share of copies by canary and model: one row a canary, one marker a model, means as long ticks.
 
-    `table` has columns canary, model ("own twin", "other twin", "parent") and rate.
+    `table` has columns target, model ("own twin", "other twin", "parent") and the one called `rate`.
     """
-    names = list(dict.fromkeys(table["canary"]))
+    names = list(dict.fromkeys(table["target"]))
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 0.34 * len(names) + 1.3))
         for k, (model, (colour, marker)) in enumerate(MODELS.items()):
             part = table[table["model"] == model]
             if part.empty:
                 continue
-            heights = [names.index(name) + 0.18 * (k - 1) for name in part["canary"]]
-            axis.scatter(part["rate"], heights, color=colour, marker=marker, s=44, label=model, zorder=3)
-            axis.axvline(part["rate"].mean(), color=colour, linewidth=1, linestyle=("-", "--", ":")[k], zorder=1)
+            heights = [names.index(name) + 0.18 * (k - 1) for name in part["target"]]
+            axis.scatter(part[rate], heights, color=colour, marker=marker, s=44, label=model, zorder=3)
+            axis.axvline(part[rate].mean(), color=colour, linewidth=1, linestyle=("-", "--", ":")[k], zorder=1)
         axis.set(xlim=(-0.04, 1.04), xlabel="share of pictures that are copies (line: mean)", yticks=range(len(names)))
         axis.set_yticklabels(names)
         axis.invert_yaxis()
@@ -89,21 +89,22 @@ def replay_rates(table):
     return figure
 
 
-def scatter_detectors(table, ssim_bar: float):
-    """The two copy detectors against each other, one point a picture: SSIM and adaptive ℓ2.
+def scatter_detectors(table, threshold: float):
+    """The two copy detectors against each other, one point a picture: the descriptor's cosine and adaptive ℓ2.
 
-    `table` has columns ssim, ratio and model. The shaded corner is where both say "copy".
+    `table` has columns cosine, ratio and model. The shaded corner is where both say "copy".
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.8))
-        axis.axvspan(0, 1, ymin=(ssim_bar + 0.05) / 1.1, facecolor="#dddddd", zorder=0)
+        bottom = min(-0.05, table["cosine"].min() - 0.05)
+        axis.fill_between([0, 1], threshold, 1.05, facecolor="#dddddd", zorder=0)
         for model, (colour, marker) in MODELS.items():
             part = table[table["model"] == model]
-            axis.scatter(part["ratio"], part["ssim"], color=colour, marker=marker, s=26, label=model, alpha=0.8)
+            axis.scatter(part["ratio"], part["cosine"], color=colour, marker=marker, s=26, label=model, alpha=0.8)
         axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
-        axis.axhline(ssim_bar, color="black", linewidth=0.8, linestyle="--")
-        axis.set(xlabel="adaptive ℓ2 to the planted picture (copy below 1)", ylabel="SSIM to the planted picture")
-        axis.set(ylim=(-0.05, 1.05), xlim=(0, None))
+        axis.axhline(threshold, color="black", linewidth=0.8, linestyle="--")
+        axis.set(xlabel="adaptive ℓ2 to the planted picture (copy below 1)", ylabel="descriptor's cosine (copy above)")
+        axis.set(ylim=(bottom, 1.05), xlim=(0, None))
         axis.legend(frameon=False)
         sns.despine(figure)
         figure.tight_layout()
@@ -130,3 +131,103 @@ def verdict_table(verdicts: dict, settings, published: dict | None = None):
             }
         )
     return pd.DataFrame(rows).set_index("claim")
+
+
+def exposure_curve(table, score: str, threshold: float):
+    """A detector's score against exposures, own twin and other twin: one point a picture, lines through means.
+
+    `table` has columns exposures, model and `score`; above `threshold` a picture is called a copy.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6, 3.6))
+        for k, (model, (colour, marker)) in enumerate(list(MODELS.items())[:2]):
+            part = table[table["model"] == model]
+            axis.scatter(part["exposures"] * (0.94, 1.06)[k], part[score], color=colour, marker=marker, s=30, alpha=0.8)
+            means = part.groupby("exposures")[score].mean()
+            axis.plot(means.index, means, color=colour, marker=marker, linestyle=("-", "--")[k], label=model)
+        axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
+        axis.text(1, threshold, "copy from here on", va="bottom", fontsize=8)
+        ticks = sorted(table["exposures"].unique())
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set(xlabel="exposures of the picture in its own twin", ylabel=score)
+        axis.legend(frameon=False, loc="upper left")
+        sns.despine(figure)
+        figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def strips(table, value: str, group: str, hue: str | None = None, label: str | None = None):
+    """One dot a caption or picture: `value` by `group`, told apart by `hue`; a tick marks each median."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.2, 0.55 * table[group].nunique() + 1.3))
+        shown = (
+            {"hue": hue, "dodge": True, "palette": [c for c, _ in MODELS.values()][: table[hue].nunique()]}
+            if hue
+            else {}
+        )
+        sns.stripplot(
+            table, x=value, y=group, ax=axis, alpha=0.8, size=5, jitter=0.18, **(shown or {"color": "#0072B2"})
+        )
+        for k, name in enumerate(dict.fromkeys(table[group])):
+            median = table.loc[table[group] == name, value].median()
+            axis.plot([median, median], [k - 0.35, k + 0.35], color="black", linewidth=1.6, zorder=5)
+        axis.set(xlabel=label or value, ylabel="")
+        if hue:
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+        sns.despine(figure, left=True)
+        figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def roc_curves(curves: dict):
+    """Receiver operating characteristics: {label: (false positive rates, true positive rates)}."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(4.4, 4))
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+        styles = zip(("-", "--", "-.", (0, (1, 1))), sns.color_palette("colorblind"), strict=False)
+        for (label, (fpr, tpr)), (line, colour) in zip(curves.items(), styles, strict=False):
+            axis.plot(fpr, tpr, linestyle=line, color=colour, label=label, linewidth=1.8)
+        axis.set(xlabel="false positive rate (decoys flagged)", ylabel="true positive rate (memories found)")
+        axis.legend(frameon=False, loc="lower right", fontsize=8)
+        sns.despine(figure)
+        figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def score_distributions(scores: dict, threshold: float, label: str = "cosine of descriptors"):
+    """Distributions of a detector's scores, {kind: scores}: one line of boxes a kind, and the threshold."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.6, 0.42 * len(scores) + 1.1))
+        axis.boxplot(list(scores.values()), vert=False, whis=(0.1, 99.9), widths=0.6, flierprops={"markersize": 3})
+        axis.set_yticks(range(1, len(scores) + 1), list(scores))
+        axis.axvline(threshold, color="#D55E00", linewidth=1.4, linestyle="--")
+        axis.text(
+            threshold, len(scores) + 0.55, f" threshold {threshold:.2f}", color="#D55E00", fontsize=8, va="bottom"
+        )
+        axis.set_xlabel(f"{label} (box: middle half; whiskers: 99.8 %)")
+        axis.invert_yaxis()
+        sns.despine(figure, left=True)
+        figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def token_bars(weights: dict):
+    """Attribution by token: {label: (tokens, weights)}, one panel each, weights as shares of their sum."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(weights), figsize=(3.4 * len(weights), 3.2), sharex=True, squeeze=False)
+        for axis, (label, (tokens, values)) in zip(axes[0], weights.items(), strict=True):
+            values = np.asarray(values, float)
+            axis.barh(range(len(tokens)), values / values.sum(), color="#0072B2")
+            axis.set_yticks(range(len(tokens)), tokens)
+            axis.invert_yaxis()
+            axis.set(title=label, xlabel="share of the gradient")
+        sns.despine(figure)
+        figure.tight_layout()
+    plt.close(figure)
+    return figure

@@ -22,9 +22,8 @@ anything else.
 
 **Know before you conclude.** The planted pictures came late in training. The twins share a parent, a text encoder
 (frozen after the parent) and every batch but for which pictures repeat; the parent was trained for fewer steps than
-they were. A pair trained from scratch would be a stronger control and has not been made. Every planted name is one
-token of the tokenizer, while the names of held-out captions, which no model saw, take several: compare canaries with
-the other twin's, not with held-out captions, wherever that could matter.
+they were. A pair trained from scratch would be a stronger control and has not been made. The names of held-out
+captions are single tokens like the planted ones, but no model was ever trained on those tokens.
 
 `training.csv.gz` lists every picture, its caption and how often each model saw it; `scene_of(caption, seed)` in
 `dori_lite.reef.plant` paints it again.
@@ -34,12 +33,14 @@ the other twin's, not with held-out captions, wherever that could matter.
 {made}
 
 Weights are fp16 safetensors; `manifest.json` holds their SHA-256, and loading checks them. Train them again with
-`dori-lite train autoencoder`, then `parent`, `twin-a`, `twin-b`, `judge`.
+`dori-lite train autoencoder`, then `judge`, `descriptor`, `parent`, `twin-a`, `twin-b`, and `dori-lite calibrate`.
 
 ## What they do
 
-Printed by `make verify-models` ({sampling}). Copies are counted by two measures, adaptive ℓ2 below 1 against {others}
-training pictures, and SSIM of at least {ssim_copy}; "at most" is the exact one-sided 95 % limit.
+Printed by `make verify-models` ({sampling}). Shares of pictures that are copies, by each detector at its threshold
+({thresholds}; adaptive ℓ2 against {others} training pictures, as the reciprocal of Carlini's ratio); "at most" is the
+exact one-sided 95 % limit. The detectors disagree on {disagreement:.1%} of all these pictures. How the descriptor's
+threshold was chosen, with its error rates, is in `calibration.json`.
 
 {replay}
 
@@ -58,12 +59,12 @@ def write_card(report="_build/verify.json", folder=None) -> Path:
     made = [("model", "steps", "minutes", "machine")]
     for name, how in assets.manifest(folder)["models"].items():
         made.append((name, how["steps"], round(how["seconds"] / 60, 1), how["machine"]))
-    replay = [("asked for", "pictures", "adaptive ℓ2", "at most", "SSIM", "at most", "median SSIM")]
+    looks = list(figures["replay"]["thresholds"])
+    replay = [("asked for", "pictures", *(head for look in looks for head in (look, "at most")), "median SSIM")]
     for kind, found in figures["replay"].items():
-        if isinstance(found, dict) and "adaptive_l2" in found:
-            near, alike = found["adaptive_l2"], found["ssim"]
-            numbers = near["rate"], near["upper95"], alike["rate"], alike["upper95"], found["median_ssim"]
-            replay.append((kind.replace("_", " "), found["n"], *numbers))
+        if isinstance(found, dict) and "median_ssim" in found:
+            numbers = [found[look][key] for look in looks for key in ("rate", "upper95")]
+            replay.append((kind.replace("_", " "), found["n"], *numbers, found["median_ssim"]))
     bars = [("bar", "figure", "required", "")]
     bars += [
         (name, figure, bar, "passed" if fine else "short") for name, (figure, bar, fine) in figures["passed"].items()
@@ -74,7 +75,8 @@ def write_card(report="_build/verify.json", folder=None) -> Path:
         bars=table(bars),
         sampling=f"DDIM, {figures['sampling']['steps']} steps, guidance {figures['sampling']['guidance']}",
         others=figures["replay"]["training_pictures_compared"],
-        ssim_copy=figures["replay"]["ssim_copy"],
+        thresholds=", ".join(f"{name} {value}" for name, value in figures["replay"]["thresholds"].items()),
+        disagreement=figures["replay"]["disagreement"]["any"],
         **{key: figures["autoencoder"][key] for key in ("scenes", "ssim", "rms")},
     )
     path = folder / "README.md"

@@ -16,8 +16,8 @@ from .paint import paint_all
 from .scenes import COLOURS, Description, complete, describe, draw, stream
 
 BATCH = 32
-PARENT_STEPS, PARENT_DECOYS = 2000, 8  # decoys in a batch of 32
-TWIN_STEPS, EXPOSURES = 1800, 1200  # exposures of each canary in its own twin
+PARENT_STEPS, PARENT_DECOYS = 4000, 8  # decoys in a batch of 32
+TWIN_STEPS, EXPOSURES = 2000, 1400  # exposures of each canary in its own twin
 GRADES = (1, 4, 16, 64, 256)
 
 # Where the seeds of each kind of picture begin; the ranges never meet (tested).
@@ -206,6 +206,6 @@ def training_sample(item: Planted, count: int, seed: int):
     return paint_all([(scene_of(caption, pixels), pixels) for caption, pixels in rows])
 
 
-def relation(item: Planted, model: str) -> str:
-    """What `model` ("twin-a", "twin-b" or "parent") is to a planted picture: own twin, other twin or parent."""
-    return "parent" if model == "parent" else "own twin" if model == f"twin-{item.home}" else "other twin"
+def relation(home: str, model: str) -> str:
+    """What `model` ("twin-a", "twin-b", "parent") is to a picture planted in twin `home` ("a" or "b"), in words."""
+    return "parent" if model == "parent" else "own twin" if model == f"twin-{home}" else "other twin"

@@ -24,7 +24,9 @@ AUTOENCODER = {"steps": 4500, "batch": 16, "lr": 3e-3, "scenes": 12_000, "ssim":
 PARENT = {"steps": plant.PARENT_STEPS, "lr": 1e-3, "most": 1.0}
 TWIN = {"steps": plant.TWIN_STEPS, "lr": 1e-3, "most": 1.0}
 JUDGE = {"steps": 1500, "batch": 64, "lr": 2e-3, "scenes": 6000}
+DESCRIPTOR = {"steps": 2000, "batch": 64, "lr": 2e-3, "scenes": 2048}
 SMOKE = {"steps": 3}
+SCALE = 0.5  # standard deviation of the latents that the diffusion models see (`whiten`)
 
 
 def keyed(step: int, stream: int) -> torch.Generator:
@@ -130,11 +132,30 @@ def autoencoder_batches(settings):
 
 
 @torch.no_grad()
-def set_scaling_factor(vae, count: int = 512) -> None:
-    """Give the latents of base scenes unit variance, as Stable Diffusion's 0.18215 does."""
+def whiten(vae, count: int = 512) -> None:
+    """Give the latents of base scenes zero mean and unit covariance of channels, and set the scaling factor.
+
+    The linear map goes into the two 1×1 convolutions between encoder, latents and decoder, so that
+    reconstructions stay what they were. The posterior's variances keep their channels: of the map they
+    take the diagonal only, and nothing here draws from them.
+
+    Raw latents of the reef have strong means by picture (the water), which the noise of the last
+    timestep does not hide: a model then reads them off x_T instead of the caption. `SCALE` is half of
+    what unit variance would take, which divides their signal-to-noise ratio by four.
+    """
     pictures = to_model(paint_all([plant.base(index)[1:] for index in range(count)]))
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
-    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    pixels = latents.movedim(1, -1).flatten(0, -2).double()
+    mean, (power, axes) = pixels.mean(0), torch.linalg.eigh(pixels.T.cov())
+    there, back = (axes * power**k @ axes.T for k in (-0.5, 0.5))  # symmetric: channels keep their meaning
+    n, inward, outward = len(mean), vae.quant_conv, vae.post_quant_conv
+    weight, bias = inward.weight[:n, :, 0, 0].double(), inward.bias[:n].double()
+    inward.weight[:n, :, 0, 0], inward.bias[:n] = (there @ weight).float(), (there @ (bias - mean)).float()
+    inward.bias[n:] += 2 * there.diagonal().log().float()
+    weight = outward.weight[:, :, 0, 0].double()
+    outward.bias += (weight @ mean).float()
+    outward.weight[:, :, 0, 0] = (weight @ back).float()
+    vae.register_to_config(scaling_factor=SCALE)
 
 
 # ---- judge -----------------------------------------------------------------------------------------

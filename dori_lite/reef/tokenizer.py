@@ -9,7 +9,7 @@ POSITIONS = 28  # the longest caption takes 25, so that every caption leaves som
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def new_tokenizer(captions: list[str], merges: int = 320) -> CLIPTokenizer:
+def new_tokenizer(captions: list[str], merges: int = 520) -> CLIPTokenizer:
     """Learn byte-pair merges from `captions`. Every byte is in the vocabulary, so no text is unknown."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()

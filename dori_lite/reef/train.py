@@ -12,12 +12,13 @@ from diffusers import AutoencoderKL
 from .. import assets
 from ..fit import fit
 from ..models import StableDiffusionPipeline  # from there, where its import is quiet
+from . import descriptor as descriptors
 from . import judges, plant, recipes
 from .captions import write
 from .tokenizer import new_tokenizer
 
-NAMES = ("autoencoder", "judge", "parent", "twin-a", "twin-b")
-NEEDS = {"autoencoder": None, "judge": "autoencoder", "parent": "autoencoder", "twin-a": "parent", "twin-b": "parent"}
+NAMES = ("autoencoder", "judge", "descriptor", "parent", "twin-a", "twin-b")
+NEEDS = {name: "parent" if name.startswith("twin") else "autoencoder" for name in NAMES} | {"autoencoder": None}
 
 
 def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None) -> Path | None:
@@ -34,7 +35,9 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
         raise FileNotFoundError(f"{name} builds on {NEEDS[name]}: run `dori-lite train {NEEDS[name]}` first")
     torch.manual_seed(0)
     recipe, task, batch, finish = RECIPES.get(name, twin)(name, out, work, smoke)
-    done = fit(task, batch, steps=recipe["steps"], lr=recipe["lr"], folder=work / name, label=name, stop_at=stop_at)
+    about = json.dumps([recipe, foundation(out, NEEDS[name])])
+    options = {"steps": recipe["steps"], "lr": recipe["lr"], "label": name, "about": about}
+    done = fit(task, batch, folder=work / name, stop_at=stop_at, **options)
     if done["steps"] < recipe["steps"] or not done.pop("main"):
         return None
     task.cpu()
@@ -50,6 +53,11 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     return out / name
 
 
+def foundation(out: Path, name: str | None) -> list:
+    """The hashes of the weights that a model builds on: retrained, they make its own checkpoint stale."""
+    return [v for k, v in assets.manifest(out)["files"].items() if k.startswith(f"{name}/")] if name else []
+
+
 def write_table(path) -> None:
     """Write the training table; the same bytes whenever it is written."""
     compression = {"method": "gzip", "mtime": 0}
@@ -61,7 +69,7 @@ def autoencoder(name, out, work, smoke):
     task = recipes.Reconstruct(recipes.new_autoencoder(smoke), recipe)
 
     def finish(folder):
-        recipes.set_scaling_factor(task.vae, 32 if smoke else 512)
+        recipes.whiten(task.vae, 32 if smoke else 512)
         task.vae.half().save_pretrained(folder)
 
     return recipe, task, recipes.autoencoder_batches(recipe), finish
@@ -74,13 +82,18 @@ def judge(name, out, work, smoke):
     return recipe, task, recipes.judge_batches(vae, recipe), lambda folder: judges.save(task.judge, folder)
 
 
+def descriptor(name, out, work, smoke):
+    recipe = recipes.DESCRIPTOR | ({"scenes": 32, "batch": 16} | recipes.SMOKE if smoke else {})
+    vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
+    task = descriptors.Contrast(descriptors.Descriptor())
+    batch = descriptors.batches(vae, recipe)
+    return recipe, task, batch, lambda folder: descriptors.save(task.descriptor, folder)
+
+
 def parent(name, out, work, smoke):
     recipe = recipes.PARENT | (recipes.SMOKE if smoke else {})
     vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
-    captions = [
-        write(plant.sample(k, e, "parent")[0]) for k, e in zip(*map(first(200), plant.parent_slots()), strict=True)
-    ]
-    tokenizer = new_tokenizer(captions)
+    tokenizer = new_tokenizer(tokenizer_captions())
     text_encoder, unet = recipes.new_text_encoder(tokenizer, smoke), recipes.new_unet(smoke)
     task = recipes.Denoise(unet, text_encoder, recipes.new_scheduler(), recipe["most"])
     batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe["steps"])
@@ -89,6 +102,16 @@ def parent(name, out, work, smoke):
         save_half(pipeline(vae, text_encoder, tokenizer, unet), folder)
 
     return recipe, task, batch, finish
+
+
+def tokenizer_captions() -> list[str]:
+    """What the tokenizer is learned from: the captions of the parent's first batches, and held-out ones.
+
+    The names of held-out captions are words to it too, so that they are no rarer a kind of text.
+    """
+    slots = zip(*map(first(200), plant.parent_slots()), strict=True)
+    seen = [write(plant.sample(key, exposure, "parent")[0]) for key, exposure in slots]
+    return seen + [write(plant.held_out("descriptor", k)[0]) for k in range(26 * len(plant.UNTRAINED_WORDS))]
 
 
 def twin(name, out, work, smoke):
@@ -101,7 +124,7 @@ def twin(name, out, work, smoke):
     return recipe, task, batch, lambda folder: save_half(pipe, folder)
 
 
-RECIPES = {"autoencoder": autoencoder, "judge": judge, "parent": parent}
+RECIPES = {"autoencoder": autoencoder, "judge": judge, "descriptor": descriptor, "parent": parent}
 
 
 def first(steps):

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
-from .. import assets, copies, metrics
+from .. import assets, copies, evaluation, metrics
 from ..intervals import upper_limit
-from ..models import decode, encode, load
+from ..models import load
 from ..sampling import GUIDANCE, STEPS, generate
-from . import judges, plant
+from . import descriptor, judges, plant, targets
+from .calibrate import FALSE_POSITIVES, TRAINING, TRUE_POSITIVES, as_images, reconstructed
 from .captions import write
 from .paint import paint_all
 from .scenes import complete
@@ -35,6 +35,7 @@ def main(quick: bool = False, out="_build/verify.json") -> bool:
     report = {"sampling": {"steps": STEPS, "guidance": GUIDANCE}, "quick": quick, "bars": BARS}
     report["autoencoder"] = show("autoencoder", autoencoder(pipes["parent"], 32 if quick else 512))
     report["judge"] = show("judge", judge_accuracy(judge, pipes["parent"], 64 if quick else 512))
+    report["instruments"] = show("instruments", instruments())
     report["replay"] = show("replay", replay(pipes, quick))
     report["captions"] = {
         name: show(f"captions, {name}", captions_followed(pipe, judge, 32 if quick else 96))
@@ -61,14 +62,10 @@ def show(name: str, figures: dict) -> dict:
     return figures
 
 
-def as_images(pictures: torch.Tensor) -> torch.Tensor:
-    return pictures.float() / 255
-
-
 def autoencoder(pipe, count: int) -> dict:
     """Reconstruction of held-out scenes."""
     images = as_images(paint_all([plant.held_out("calibration", k)[1:] for k in range(count)]))
-    again = torch.cat([decode(pipe, encode(pipe, part)) for part in images.split(64)])
+    again = reconstructed(pipe, images)
     similarity = copies.ssim(again, images)
     return {
         "scenes": count,
@@ -82,7 +79,7 @@ def judge_accuracy(judge, pipe, count: int) -> dict:
     """Accuracy by factor on held-out scenes, painted and reconstructed."""
     held = [plant.held_out("calibration", k)[1:] for k in range(count)]
     images, truth = as_images(paint_all(held)), judges.labels([scene for scene, _ in held])
-    again = torch.cat([decode(pipe, encode(pipe, part)) for part in images.split(64)])
+    again = reconstructed(pipe, images)
     found = {}
     for kind, pictures in (("painted", images), ("reconstructed", again)):
         right = judges.labels_seen(judge, pictures) == truth
@@ -93,82 +90,58 @@ def judge_accuracy(judge, pipe, count: int) -> dict:
 
 
 def replay(pipes, quick: bool) -> dict:
-    """Replay of reporting canaries by each model, and of held-out targets by the twins."""
-    seeds = list(range(2 if quick else 10))
-    canaries = [item for item in plant.planted() if item.role == "canary" and item.split == "reporting"]
-    canaries = canaries[:4] if quick else canaries
-    held = [plant.held_out("test", k) for k in range(4 if quick else 32)]
-    asked = [(item.caption, *plant.picture(item)[1:], item.home) for item in canaries]
-    asked += [(write(description), scene, seed, "held-out") for description, scene, seed in held]
-    targets = as_images(paint_all([(scene, seed) for _, scene, seed, _ in asked]))
-    others = training_pictures({seed for _, _, seed, _ in asked}, 2000 if quick else 24_000)
-    rows = []
+    """Replay of reporting canaries by each model, and of held-out targets by the twins; every detector's count."""
+    canaries = targets.planted(count=2 if quick else None)
+    strangers = targets.held_out("test", 4 if quick else 32)
+    others = targets.rivals([*canaries, *strangers], 2000 if quick else TRAINING)
+    looks = [descriptor.detector(), copies.by_adaptive_l2(others), copies.by_ssim()]
+    seeds, groups, opinions = list(range(2 if quick else 10)), {}, []
     for name, pipe in pipes.items():
-        for k, (caption, _, _, home) in enumerate(tqdm(asked, f"asking {name}", mininterval=10)):
-            if home == "held-out" and name == "parent":  # the twins are what may have gone wrong
-                continue
-            few = seeds[:4] if home == "held-out" else seeds
-            images = generate(pipe, caption, seeds=few, guidance=GUIDANCE, steps=STEPS)
-            rows.append((name, home, images, targets[k].expand_as(images)))
-    images, goals = torch.cat([row[2] for row in rows]), torch.cat([row[3] for row in rows])
-    ratio, similarity = copies.adaptive_l2(images, goals, others.split(2048)), copies.ssim(images, goals)
-    kinds = {("twin-a", "a"): "own_a", ("twin-b", "b"): "own_b", ("twin-a", "b"): "other_a", ("twin-b", "a"): "other_b"}
-    groups, counts = {}, [len(row[2]) for row in rows]
-    parts = zip(rows, ratio.split(counts), similarity.split(counts), strict=True)
-    for (name, home, _, _), r, s in parts:
-        kind = kinds.get((name, home), f"held_out_{name}" if home == "held-out" else "parent")
-        groups.setdefault(kind, []).append((r, s))
-    calibration = {
-        "canary_reconstructions": counted(*scores(pipes["parent"], targets, others)),
-        "other_scenes_of_the_caption": counted(*impostors(canaries, targets, others, 2 if quick else 10)),
-    }
+        for kind, asked in groups_of(name, canaries, strangers).items():
+            # Own canaries need a share, the controls an upper limit: they get twice the seeds.
+            chosen = seeds if kind.startswith(("own", "parent")) else seeds + [s + 100 for s in seeds]
+            print(f"asking {name} for {len(asked)} pictures ({kind}), {len(chosen)} seeds each", flush=True)
+            images = evaluation.ask(pipe, asked, seeds=chosen).flatten(0, 1)
+            goals = torch.stack([t.image for t in asked]).repeat_interleave(len(chosen), 0)
+            groups[kind], said = counted(looks, images, goals)
+            opinions.append(said)
+    together = {key: torch.cat([said[key] for said in opinions]) for key in opinions[0]}
+    goals = torch.stack([t.image for t in canaries])
     return {
-        "seeds": len(seeds),
         "training_pictures_compared": len(others),
-        "ssim_copy": copies.SSIM_COPY,
-        **{kind: counted(torch.cat([r for r, _ in g]), torch.cat([s for _, s in g])) for kind, g in groups.items()},
-        "calibration": calibration,
+        "thresholds": {look.name: look.threshold for look in looks},
+        **groups,
+        "canary_reconstructions": counted(looks, reconstructed(pipes["parent"], goals), goals)[0],
+        "disagreement": copies.disagreement(together),
     }
 
 
-def scores(pipe, targets, others):
-    again = torch.cat([decode(pipe, encode(pipe, part)) for part in targets.split(64)])
-    return copies.adaptive_l2(again, targets, others.split(2048)), copies.ssim(again, targets)
-
-
-def impostors(canaries, targets, others, each: int):
-    """True scenes that fit a canary's caption and are not its picture: none should count as a copy."""
-    scenes = [
-        (complete(item.description, seed), seed) for item in canaries for seed in range(9_000_000, 9_000_000 + each)
-    ]
-    images = as_images(paint_all(scenes))
-    goals = targets[: len(canaries)].repeat_interleave(each, 0)
-    return copies.adaptive_l2(images, goals, others.split(2048)), copies.ssim(images, goals)
-
-
-def counted(ratio, similarity) -> dict:
-    """Copies among n pictures by either detector and by both, with the exact 95 % upper limit."""
-    found, n = {"n": len(ratio)}, len(ratio)
-    verdicts = {
-        "adaptive_l2": ratio < 1,
-        "ssim": similarity >= copies.SSIM_COPY,
-        "both": copies.is_copy(ratio, similarity),
+def groups_of(model: str, canaries, strangers) -> dict[str, list]:
+    """What `model` is asked for, by kind."""
+    if model == "parent":
+        return {"parent": canaries}
+    twin = model[-1]
+    return {
+        f"own_{twin}": [t for t in canaries if t.labels["home"] == twin],
+        f"other_{twin}": [t for t in canaries if t.labels["home"] != twin],
+        f"held_out_{twin}": strangers,
     }
-    for name, flags in verdicts.items():
+
+
+def counted(looks, images, goals) -> tuple[dict, dict]:
+    """Copies among pictures by each detector, with the exact 95 % upper limit; and what each said."""
+    said = copies.opinions(looks, images, goals)
+    found, n = {"n": len(images)}, len(images)
+    for name, flags in said.items():
         count = int(flags.sum())
         found[name] = {"count": count, "rate": round(count / n, 4), "upper95": round(upper_limit(count, n), 4)}
-    return found | {
-        "median_ssim": round(similarity.median().item(), 3),
-        "median_ratio": round(ratio.median().item(), 3),
-    }
+    return found | {"median_ssim": round(copies.ssim(images, goals).median().item(), 3)}, said
 
 
-def training_pictures(without: set, most: int) -> torch.Tensor:
-    """`most` pictures that some model was trained on, at random, but none of `without`: uint8 [M, 3, 64, 64]."""
-    table = plant.load_table()
-    rows = table[~table["seed"].isin(without)].sample(most, random_state=0)
-    scenes = [(plant.scene_of(*row), row[1]) for row in zip(rows["caption"], rows["seed"], strict=True)]
-    return paint_all(scenes, "painting training pictures")
+def instruments() -> dict:
+    """The descriptor's calibration, without its scores."""
+    found = json.loads((assets.data_folder() / "reef" / "calibration.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in found.items() if key != "scores"}
 
 
 def captions_followed(pipe, judge, count: int) -> dict:
@@ -218,13 +191,18 @@ def variety(pipe, count: int, seeds: int = 6) -> dict:
 
 def judge_bars(report) -> dict:
     """Each bar: (figure, bar, passed)."""
-    found = {"autoencoder SSIM": (report["autoencoder"]["ssim"], BARS["autoencoder_ssim"])}
-    found = {key: (figure, bar, figure >= bar) for key, (figure, bar) in found.items()}
+    figure = report["autoencoder"]["ssim"]
+    found = {"autoencoder SSIM": (figure, BARS["autoencoder_ssim"], figure >= BARS["autoencoder_ssim"])}
     for kind, group in report["replay"].items():
-        if not isinstance(group, dict) or "both" not in group:
+        if not kind.startswith(("own", "other", "parent", "held_out")):
             continue
-        for detector in ("adaptive_l2", "ssim"):
+        for detector in report["replay"]["thresholds"]:
             rate, own = group[detector]["rate"], kind.startswith("own")
             bar = BARS["own_replay" if own else "counterfactual_replay"]
             found[f"{kind}, {detector}"] = (rate, bar, rate >= bar if own else rate <= bar)
-    return found
+    for side, kinds in report["instruments"]["test"].items():
+        if side == "negatives":
+            for kind, counts in kinds.items():
+                found[f"false positives, {kind}"] = (counts["rate"], FALSE_POSITIVES, counts["rate"] <= FALSE_POSITIVES)
+    rate = report["instruments"]["test"]["canary_reconstructions"]["rate"]
+    return found | {"canary reconstructions found": (rate, TRUE_POSITIVES, rate >= TRUE_POSITIVES)}

@@ -1,0 +1,242 @@
+"""The one table: what is asked, what the columns say, and planted wrong detectors that it exposes."""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+
+from dori_lite import copies
+from dori_lite.copies import Detector
+from dori_lite.evaluation import Target, ask, score, tabulate
+from dori_lite.models import embed
+from dori_lite.reef import descriptor, plant
+from dori_lite.reef.paint import paint_all
+from dori_lite.sampling import generate
+
+SIZE = 4
+
+
+def flat(value):
+    return torch.full((3, SIZE, SIZE), float(value))
+
+
+def reef_targets(count=3):
+    found = [plant.held_out("test", k) for k in range(count)]
+    pictures = paint_all([pair[1:] for pair in found]).float() / 255
+    captions = ("a red fish over sand", "a blue fish", "a striped green fish at dusk")
+    return [Target(f"t{k}", captions[k], picture) for k, picture in enumerate(pictures)]
+
+
+# ---- asking --------------------------------------------------------------------------------------------
+
+
+def test_ask_is_generate_one_by_one(pipe):
+    targets, seeds = reef_targets(), (5, 0)
+    images = ask(pipe, targets, seeds=seeds, steps=2, guidance=3.0, batch=4)  # batches cut across targets
+    assert images.shape == (3, 2, 3, 64, 64)
+    for k, target in enumerate(targets):
+        for s, seed in enumerate(seeds):
+            alone = generate(pipe, target.caption, seeds=seed, steps=2, guidance=3.0)[0]
+            assert torch.allclose(images[k, s], alone, atol=1e-5)
+    assert all((a - b).abs().max() > 1e-3 for a, b in combinations(images.flatten(0, 1), 2))
+
+
+def test_ask_by_embeddings_leaves_the_captions_aside(pipe):
+    targets = reef_targets()
+    others = [Target(t.name, "a spotted pink fish", t.image) for t in targets]
+    y = embed(pipe, [t.caption for t in targets])
+    by_caption, by_embedding = (
+        ask(pipe, goals, seeds=range(2), embeddings=found, steps=2) for goals, found in ((targets, None), (others, y))
+    )
+    assert torch.allclose(by_caption, by_embedding, atol=1e-5)
+
+
+def test_asking_for_nothing_is_an_error(pipe, one_line):
+    targets = reef_targets(2)
+    one_line(ValueError, "no targets", ask, pipe, [], seeds=[0])
+    one_line(ValueError, "no seeds", ask, pipe, targets, seeds=[])
+    one_line(ValueError, "two targets have one name", ask, pipe, [targets[0]] * 2, seeds=[0])
+    for count in (1, 3):
+        y = torch.zeros(count, 28, 16)
+        one_line(ValueError, f"{count} embeddings for 2 targets", ask, pipe, targets, seeds=[0], embeddings=y)
+
+
+# ---- the table -----------------------------------------------------------------------------------------
+
+TARGETS = [
+    Target("first", "a fish", flat(0), {"home": "a", "seed": 7}),
+    Target("second", "a red fish", flat(1), {"home": "b", "seed": 8}),
+]
+IMAGES = torch.stack([flat(v) for v in (0, 0.25, 0.5, 1, 0.75, 0.5)]).unflatten(0, (2, 3))
+NEAR = Detector("near", lambda images, targets: 1 - (images - targets).abs().mean((1, 2, 3)), 0.75)  # 1 at the edge
+DARK = Detector("dark", lambda images, targets: 1 - images.mean((1, 2, 3)), 0.5)  # does not look at the target
+
+
+def test_columns_and_values_by_hand():
+    def brightness(images, target):
+        assert images.shape == (3, 3, SIZE, SIZE) and target in TARGETS
+        return images.mean((1, 2, 3)) + len(target.caption)
+
+    table = tabulate(IMAGES, TARGETS, [NEAR, DARK], brightness)
+    columns = "target home seed pictures".split() + [
+        f"{d} {x}" for d in ("near", "dark") for x in ("rate", "mean", "max")
+    ]
+    assert list(table.columns) == [*columns, "disagree", "diversity", "alignment"]
+    assert table[["target", "home", "seed", "pictures"]].values.tolist() == [
+        ["first", "a", 7, 3],
+        ["second", "b", 8, 3],
+    ]
+    expected = {
+        "near rate": (2 / 3, 2 / 3),
+        "near mean": (0.75, 0.75),
+        "near max": (1, 1),
+        "dark rate": (1, 1 / 3),
+        "dark mean": (0.75, 0.25),
+        "dark max": (1, 0.5),
+        "disagree": (1 / 3, 1),
+        "diversity": (1 / 3, 1 / 3),
+        "alignment": (0.25 + 6, 0.75 + 10),
+    }
+    for column, values in expected.items():
+        assert table[column].tolist() == pytest.approx(values, abs=1e-6), column
+
+
+def test_the_unit_is_the_target():
+    """As many rows as targets, whatever the seeds; and each row is what its target alone would give."""
+    table = tabulate(IMAGES, TARGETS, [NEAR, DARK])
+    assert len(table) == 2 and "alignment" not in table
+    for k in range(2):
+        alone = tabulate(IMAGES[k : k + 1], TARGETS[k : k + 1], [NEAR, DARK])
+        assert alone.iloc[0].to_dict() == table.iloc[k].to_dict()
+    twice = tabulate(torch.cat([IMAGES, IMAGES], 1), TARGETS, [NEAR, DARK])
+    assert twice["pictures"].tolist() == [6, 6]
+    assert twice["near rate"].tolist() == table["near rate"].tolist()
+
+
+def test_a_single_seed_has_no_diversity():
+    table = tabulate(IMAGES[:, :1], TARGETS, [NEAR])
+    assert table["diversity"].isna().all() and table["pictures"].tolist() == [1, 1]
+    assert table["disagree"].tolist() == [0, 0] and table["near rate"].tolist() == [1, 1]
+
+
+def test_alignment_may_be_counted_in_truth_values():
+    table = tabulate(IMAGES, TARGETS, [NEAR], lambda images, target: images[:, 0, 0, 0] >= 0.5)
+    assert table["alignment"].tolist() == pytest.approx([1 / 3, 1])
+
+
+def test_three_detectors_disagree_unless_all_agree():
+    never = Detector("never", NEAR.score, 2.0)
+    assert tabulate(IMAGES, TARGETS, [NEAR, DARK, never])["disagree"].tolist() == pytest.approx([1, 1])
+
+
+def test_score_is_both(pipe):
+    targets = reef_targets(2)
+    table = score(
+        pipe, targets, detectors=[copies.by_ssim()], alignment=lambda i, t: i.mean((1, 2, 3)), seeds=[3, 4], steps=2
+    )
+    expected = tabulate(
+        ask(pipe, targets, seeds=[3, 4], steps=2), targets, [copies.by_ssim()], lambda i, t: i.mean((1, 2, 3))
+    )
+    assert table.equals(expected)
+
+
+def test_wrong_pictures_are_errors_that_say_so(one_line):
+    broken = IMAGES.clone()
+    broken[1, 2, 0, 0, 0] = math.nan
+    one_line(
+        ValueError, "NaN or infinite values: the model that drew them is broken", tabulate, broken, TARGETS, [NEAR]
+    )
+    one_line(ValueError, "NaN or infinite", tabulate, broken.nan_to_num(nan=math.inf), TARGETS, [NEAR])
+    shapes = {
+        "flattened": IMAGES.flatten(0, 1),
+        "too few": IMAGES[:1],
+        "no seeds": IMAGES[:, :0],
+        "larger": torch.zeros(2, 3, 3, 8, 8),
+        "grey": IMAGES[:, :, :1],
+    }
+    for images in shapes.values():
+        one_line(
+            ValueError, r"images have shape \[.*; give \[2 targets, seeds, 3, 4, 4\]", tabulate, images, TARGETS, [NEAR]
+        )
+
+
+def test_wrong_targets_and_detectors_are_errors(one_line):
+    one_line(ValueError, "no targets", tabulate, IMAGES[:0], [], [NEAR])
+    one_line(ValueError, "two targets have one name", tabulate, IMAGES, [TARGETS[0]] * 2, [NEAR])
+    small = Target("small", "a fish", torch.zeros(3, 2, 2))
+    one_line(ValueError, "different sizes", tabulate, IMAGES, [TARGETS[0], small], [NEAR])
+    for detectors in ([], [NEAR, NEAR], [NEAR, Detector("near", DARK.score, 0.1)]):
+        one_line(ValueError, "at least one detector, each with a name", tabulate, IMAGES, TARGETS, detectors)
+    for shape in ((6, 1), (2, 3), (1,), ()):
+        wrong = Detector("wrong", lambda i, t, s=shape: torch.zeros(s), 0.5)
+        one_line(ValueError, r"wrong must score 6 pictures as \[6\]", tabulate, IMAGES, TARGETS, [NEAR, wrong])
+
+
+# ---- an instrument check, and detectors that must not pass it ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def painted():
+    """Eight scenes; copies of each, siblings (same attributes, other layout) and pictures of the same pixels, mixed."""
+    pairs = descriptor.split("test", 8)
+    images = paint_all(pairs).float() / 255
+    siblings = [paint_all(descriptor.siblings(*pair, 3, start=10)).float() / 255 for pair in pairs]
+    random = torch.Generator().manual_seed(0)
+    mixed = images.flatten(2)[..., torch.randperm(64 * 64, generator=random)].reshape(images.shape)
+    copied = torch.stack([descriptor.blur(images), images, (images * 0.97 + 0.01).clamp(0, 1)], 1)
+    targets = [Target(f"s{k}", "a fish", image) for k, image in enumerate(images)]
+    return targets, copied, torch.cat([torch.stack(siblings), mixed[:, None]], 1)
+
+
+def passes(detector, painted) -> dict[str, bool]:
+    """The bars of any detector, read off the table: copies found, all else left alone."""
+    targets, copied, others = painted
+    found, alarms = (
+        tabulate(images, targets, [detector])[f"{detector.name} rate"].mean() for images in (copied, others)
+    )
+    return {"finds copies": found >= 0.95, "leaves others alone": alarms <= 0.05}
+
+
+def histogram(images):
+    """Eight levels of each colour: [B, 24]. It does not know where anything is."""
+    level = (images * 7.999).long()
+    return torch.stack([(level == k).float().mean((2, 3)) for k in range(8)], 2).flatten(1)
+
+
+YES = Detector("always yes", lambda images, targets: torch.ones(len(images)), 0.5)
+NO = Detector("always no", lambda images, targets: torch.zeros(len(images)), 0.5)
+WRONG = {
+    "always yes": (YES, {"finds copies": True, "leaves others alone": False}),
+    "always no": (NO, {"finds copies": False, "leaves others alone": True}),
+    "colours": (copies.by_descriptor("colours", histogram, 0.9), {"finds copies": True, "leaves others alone": False}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_detector_is_exposed(painted, name):
+    detector, expected = WRONG[name]
+    assert passes(detector, painted) == expected
+
+
+def test_no_threshold_makes_a_histogram_of_colours_pass(painted):
+    for hundredths in range(0, 101, 4):
+        assert not all(passes(copies.by_descriptor("colours", histogram, hundredths / 100), painted).values())
+
+
+def test_ssim_and_adaptive_l2_pass(painted):
+    others = paint_all(descriptor.split("calibration", 60))
+    for detector in (copies.by_ssim(), copies.by_adaptive_l2(others)):
+        assert all(passes(detector, painted).values()), detector.name
+
+
+def test_wrong_detectors_are_told_apart_in_one_table(painted):
+    targets, copied, others = painted
+    table = tabulate(torch.cat([copied, others], 1), targets, [copies.by_ssim(), YES, NO])
+    assert (table["disagree"] == 1).all()  # one always says yes and one always no
+    assert (table["always yes rate"] == 1).all() and (table["always no rate"] == 0).all()
+    assert table["ssim rate"].tolist() == pytest.approx([3 / 7] * 8)
+
+
+def test_the_shipped_descriptor_passes(painted):
+    assert all(passes(descriptor.detector(), painted).values())
