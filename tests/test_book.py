@@ -4,6 +4,7 @@ import re
 
 import nbformat
 import pytest
+from scipy.stats import mannwhitneyu, spearmanr
 
 from dori_lite.lab import build, claims, runs
 
@@ -36,12 +37,32 @@ def test_verdicts_follow_from_the_rows(executed):
     rows = run.rows()
     assert set(rows["model"]) == {"own twin", "other twin", "parent"}
     assert len(rows) == 3 * 2 * run.profile["canaries"]
-    by = rows.set_index(["model", "canary"])
-    gaps = [by.loc[("own twin", c), "rate"] - by.loc[("other twin", c), "rate"] for c in rows["canary"].unique()]
+    by = rows.set_index(["model", "target"])["descriptor rate"]
+    gaps = [by["own twin", c] - by["other twin", c] for c in rows["target"].unique()]
     found = run.read_record()["verdicts"]["replay"]
     assert found["estimate"] == pytest.approx(sum(gaps) / len(gaps))
     assert found["units"] == len(gaps)
     assert found["verdict"] == claims.verdict(claims.claim("replay"), found["estimate"], found["low"], found["high"])
+
+
+def test_verdicts_of_chapter_2_follow_from_the_rows(executed):
+    _, folder = executed["02_how_it_remembers"]
+    run = runs.open_existing(folder / "02_how_it_remembers" / "quick-0")
+    rows, verdicts = run.rows(), run.read_record()["verdicts"]
+    pictures = rows[(rows["kind"] == "picture") & (rows["exposures"] <= 256)]
+    assert sorted(pictures.groupby("exposures").size().to_dict().items()) == [(n, 8) for n in (1, 4, 16, 64, 256)]
+    by = pictures.set_index(["model", "target"])["descriptor mean"]
+    gaps = [by["own twin", t] - by["other twin", t] for t in pictures["target"].unique()]
+    exposures = pictures.drop_duplicates("target")["exposures"]
+    assert verdicts["exposures"]["estimate"] == pytest.approx(spearmanr(exposures, gaps).statistic)
+    for test in ("magnitude", "similarity"):
+        areas = []
+        for row in rows[rows["kind"] == "detection"].itertuples():
+            scores = dict(zip(row.captions, zip(row.kinds, getattr(row, test), strict=True), strict=True)).values()
+            memories, decoys = ([s for kind, s in scores if kind == k] for k in ("memorized", "decoy"))
+            assert len(memories) == len(decoys) == 16
+            areas.append(mannwhitneyu(memories, decoys).statistic / 256)
+        assert len(areas) == 2 and verdicts[test]["estimate"] == pytest.approx(min(areas))
 
 
 def test_outputs_show_figures_without_error(executed):

@@ -174,3 +174,32 @@ def test_summary_keeps_what_a_verdict_rests_on():
     assert found["verdict"] == HOLDS and found["threshold"] == CLAIMS["replay"].threshold
     assert found["units"] == 6 and found["rung"] == "counterfactual"
     assert summary("replay", 0.1, 0.0, 0.2, units=6)["verdict"] == FAILS
+
+
+def test_spearman_is_scipys_and_its_interval_covers_it():
+    from scipy.stats import spearmanr
+
+    random = np.random.default_rng(0)
+    x = np.repeat([1, 4, 16, 64, 256], 4)
+    y = np.log(x) + random.normal(size=20)
+    estimate, low, high = claims.bootstrap_spearman(x, y, seed=1)
+    assert estimate == pytest.approx(spearmanr(x, y).statistic)
+    assert low < estimate < high <= 1
+    naive = [spearmanr(x[k], y[k]).statistic for k in np.random.default_rng(1).integers(20, size=(2000, 20))]
+    assert (low, high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])))
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [(lambda x: np.log(x), HOLDS), (lambda x: -np.log(x), FAILS), (lambda x: np.sin(37 * np.arange(20)), UNDECIDED)],
+)
+def test_verdicts_of_exposures_occur(shape, expected):
+    x = np.repeat([1, 4, 16, 64, 256], 4)
+    assert verdict(CLAIMS["exposures"], *claims.bootstrap_spearman(x, shape(x), seed=0)) == expected
+
+
+def test_spearman_of_too_little_is_undecided():
+    for x, y in (([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [1, math.nan, 3])):
+        assert verdict(CLAIMS["exposures"], *claims.bootstrap_spearman(x, y, seed=0)) == UNDECIDED
+    with pytest.raises(ValueError, match="one number a unit"):
+        claims.bootstrap_spearman([1, 2, 3], [1, 2], seed=0)

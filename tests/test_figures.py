@@ -28,13 +28,69 @@ def test_grid_without_pictures_says_so():
 def test_replay_rates_shows_the_rates_of_the_table():
     table = pd.DataFrame(
         [("marlow", "own twin", 0.9), ("marlow", "other twin", 0.0), ("pomona", "own twin", 0.7)],
-        columns=["canary", "model", "rate"],
+        columns=["target", "model", "share"],
     )
-    axis = figures.replay_rates(table).axes[0]
+    axis = figures.replay_rates(table, "share").axes[0]
     shown = {collection.get_label(): collection.get_offsets()[:, 0].tolist() for collection in axis.collections}
     assert shown["own twin"] == [0.9, 0.7]
     assert shown["other twin"] == [0.0]
     assert len({tuple(c.get_paths()[0].vertices.ravel()[:4]) for c in axis.collections}) == 2  # markers differ
+
+
+def test_scatter_detectors_shades_the_corner_where_both_say_copy():
+    table = pd.DataFrame({"cosine": [0.9, 0.2], "ratio": [0.4, 3.0], "model": ["own twin", "parent"]})
+    axis = figures.scatter_detectors(table, 0.6).axes[0]
+    corner = axis.collections[0].get_paths()[0].vertices
+    assert corner[:, 0].max() == 1 and corner[:, 1].min() == 0.6
+    shown = {c.get_label(): c.get_offsets().tolist() for c in axis.collections[1:]}
+    assert shown["own twin"] == [[0.4, 0.9]] and shown["parent"] == [[3.0, 0.2]]
+
+
+def test_exposure_curve_runs_through_the_means_of_either_twin():
+    table = pd.DataFrame(
+        [
+            (1, "own twin", 0.1),
+            (1, "own twin", 0.3),
+            (64, "own twin", 0.9),
+            (1, "other twin", 0.0),
+            (64, "other twin", 0.2),
+        ],
+        columns=["exposures", "model", "score"],
+    )
+    axis = figures.exposure_curve(table, "score", 0.6).axes[0]
+    lines = {line.get_label(): [list(x) for x in line.get_data()] for line in axis.lines}
+    assert lines["own twin"] == [[1, 64], [pytest.approx(0.2), 0.9]]
+    assert lines["other twin"] == [[1, 64], [0.0, 0.2]]
+    assert axis.get_xscale() == "log" and [t.get_text() for t in axis.get_xticklabels()] == ["1", "64"]
+
+
+def test_strips_mark_the_median_of_each_group():
+    table = pd.DataFrame({"v": [1.0, 2.0, 9.0, 4.0], "kind": ["a", "a", "a", "b"], "model": ["x", "y", "x", "y"]})
+    for hue in (None, "model"):
+        axis = figures.strips(table, "v", "kind", hue=hue).axes[0]
+        assert [line.get_xdata()[0] for line in axis.lines[-2:]] == [2.0, 4.0]
+        points = [x for c in axis.collections for x in c.get_offsets()[:, 0].tolist()]
+        assert sorted(points) == [1.0, 2.0, 4.0, 9.0]
+
+
+def test_roc_curves_draw_each_curve_in_a_line_style_of_its_own():
+    axis = figures.roc_curves({"one": ([0, 0, 1], [0, 1, 1]), "two": ([0, 1], [0, 1])}).axes[0]
+    curves = {line.get_label(): line for line in axis.lines}
+    assert curves["one"].get_ydata().tolist() == [0, 1, 1]
+    assert curves["one"].get_linestyle() != curves["two"].get_linestyle()
+
+
+def test_score_distributions_show_every_kind_and_the_threshold():
+    axis = figures.score_distributions({"copies": [0.9, 0.95, 0.99], "others": [0.1, 0.2]}, 0.62).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["copies", "others"]
+    assert any(list(line.get_xdata()) == [0.62, 0.62] for line in axis.lines)
+    assert any("0.62" in text.get_text() for text in axis.texts)
+
+
+def test_token_bars_are_shares():
+    axes = figures.token_bars({"twin": (["a", "red", "fish"], torch.tensor([1.0, 2.0, 1.0]))}).axes
+    assert [bar.get_width() for bar in axes[0].patches] == [0.25, 0.5, 0.25]
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == ["a", "red", "fish"]
 
 
 def frames():

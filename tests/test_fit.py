@@ -196,7 +196,7 @@ def test_a_torn_checkpoint_is_ignored(tmp_path):
 
 @pytest.mark.parametrize("change", [
     {"steps": STEPS + 1}, {"lr": 0.04}, {"ema_decay": 0.9}, {"betas": (0.9, 0.95)}, {"weight_decay": 0.0},
-    {"clip": 2.0}, {"warmup": 0.1},
+    {"clip": 2.0}, {"warmup": 0.1}, {"about": "another foundation"},
 ])  # fmt: skip
 def test_other_settings_are_refused(tmp_path, change):
     train(Line(), line_batch, tmp_path, stop_at=4)
@@ -204,6 +204,13 @@ def test_other_settings_are_refused(tmp_path, change):
     with pytest.raises(ValueError, match="made with other settings: remove it, or choose another folder") as error:
         train(Line(), line_batch, tmp_path, **change)
     assert "\n" not in str(error.value) and (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_the_same_foundation_is_continued(tmp_path):
+    train(Line(), line_batch, tmp_path, stop_at=4, about="abc")
+    assert train(Line(), line_batch, tmp_path, about="abc")["steps"] == STEPS
+    with pytest.raises(ValueError, match="other settings"):  # also when all is done
+        train(Line(), line_batch, tmp_path)
 
 
 def test_another_module_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Every recipe from end to end, tiny and for three steps: what it writes, resuming, and the twins' batches."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from dori_lite import assets
-from dori_lite.reef import judges, paint, plant, recipes, train
+from dori_lite.reef import descriptor, judges, paint, plant, recipes, train
 from dori_lite.reef.captions import write
 
 PIPELINES = ("parent", "twin-a", "twin-b")
@@ -29,7 +30,7 @@ def on_the_cpu():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """All five models, each in one go: the folder with weights/ and work/."""
+    """All six models, each in one go: the folder with weights/ and work/."""
     folder = tmp_path_factory.mktemp("trained")
     for name in train.NAMES:
         assert train.train(name, folder / "weights", folder / "work", smoke=True) == folder / "weights" / name
@@ -60,7 +61,8 @@ def test_files_and_manifest(trained):
     weights = trained / "weights"
     parts = [f"{part}.safetensors" for part in ("text_encoder/model", "unet/{}", "vae/{}")]
     parts = [part.format("diffusion_pytorch_model") for part in parts]
-    expected = ["autoencoder/diffusion_pytorch_model.safetensors", "judge/judge.safetensors"]
+    expected = ["autoencoder/diffusion_pytorch_model.safetensors", "descriptor/descriptor.safetensors"]
+    expected.append("judge/judge.safetensors")
     assert list(weight_files(weights)) == expected + [f"{name}/{part}" for name in PIPELINES for part in parts]
 
     manifest = assets.manifest(weights)
@@ -99,12 +101,49 @@ def test_diffusers_alone_loads_a_model(trained, name):
     assert images.shape == (1, 3, 64, 64) and torch.isfinite(images).all()
 
 
-def test_the_autoencoder_scales_its_latents_to_unit_variance(trained):
+def moments(latents):
+    """Mean and covariance of the channels of [N, 4, h, w], written out."""
+    rows = latents.double().permute(0, 2, 3, 1).reshape(-1, 4)
+    mean = rows.mean(0)
+    return mean, (rows - mean).T @ (rows - mean) / (len(rows) - 1)
+
+
+def test_the_saved_autoencoder_is_white_on_its_scenes(trained):
     vae = AutoencoderKL.from_pretrained(trained / "weights" / "autoencoder").float()
     pictures = recipes.to_model(paint.paint_all([plant.base(k)[1:] for k in range(32)]))
     with torch.no_grad():
-        latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
-    assert latents.std().item() == pytest.approx(1, abs=0.01)
+        mean, covariance = moments(vae.encode(pictures).latent_dist.mean)
+    assert vae.config.scaling_factor == recipes.SCALE == 0.5
+    assert mean.abs().max() < 0.05 and (covariance - torch.eye(4)).abs().max() < 0.05  # kept in half precision
+
+
+def test_whitening_leaves_reconstructions_what_they_were():
+    torch.manual_seed(1)
+    vae = recipes.new_autoencoder(smoke=True).eval()
+    with torch.no_grad():  # means and correlations as strong as a trained one's
+        vae.quant_conv.bias += torch.tensor([3.0, -1, 0.5, 2, 0, 0, 0, 0])
+        vae.quant_conv.weight[:4] *= torch.tensor([5.0, 1, 2, 0.5])[:, None, None, None]
+        pictures = recipes.to_model(paint.paint_all([plant.base(k)[1:] for k in range(70)]))  # more than a part
+
+        def seen():
+            posterior = vae.encode(pictures).latent_dist
+            return posterior.mean, posterior.logvar, vae.decode(posterior.mean).sample
+
+        latents, logvar, before = seen()
+        mean, covariance = moments(latents)
+        assert mean.abs().max() > 1 and (covariance - torch.eye(4)).abs().max() > 0.5
+        recipes.whiten(vae, 70)
+        white, after_logvar, after = seen()
+    assert (after - before).abs().max() < 1e-4
+    mean, covariance = moments(white)
+    assert mean.abs().max() < 1e-3 and (covariance - torch.eye(4)).abs().max() < 1e-3
+    assert vae.config.scaling_factor == recipes.SCALE
+    # The map is symmetric: every channel stays nearest to what it was; variances follow its diagonal.
+    rows, old = (x.permute(0, 2, 3, 1).reshape(-1, 4).double() for x in (white, latents))
+    there = torch.linalg.lstsq(old - old.mean(0), rows).solution
+    assert torch.allclose(there, there.T, atol=1e-2 * there.abs().max().item())
+    shift = (after_logvar - logvar).mean((0, 2, 3))
+    assert torch.allclose(shift, 2 * there.diagonal().log().float(), atol=2e-2)
 
 
 def test_twins_share_the_parents_text_encoder_and_autoencoder(trained):
@@ -154,6 +193,12 @@ def test_the_judge_loads(trained):
     assert judges.labels_seen(judge, pictures).shape == (1, 10)
 
 
+def test_the_descriptor_loads_and_waits_for_its_threshold(trained):
+    model, threshold = descriptor.load(trained / "weights" / "descriptor")
+    pictures = paint.paint_all([plant.base(0)[1:]]).float() / 255
+    assert threshold is None and model(pictures).norm().item() == pytest.approx(1, abs=1e-4)
+
+
 # ---- resuming and errors -------------------------------------------------------------------------------
 
 
@@ -175,12 +220,34 @@ def test_unknown_recipes_and_missing_foundations(tmp_path, one_line):
     def wrong(kind, match, name):
         one_line(kind, match, train.train, name, tmp_path / "weights", tmp_path / "work", smoke=True)
 
-    wrong(ValueError, "no recipe called 'twin-c'; there are: autoencoder, judge, parent, twin-a, twin-b$", "twin-c")
+    wrong(
+        ValueError,
+        "no recipe called 'twin-c'; there are: autoencoder, judge, descriptor, parent, twin-a, twin-b$",
+        "twin-c",
+    )
     for name in ("twin-a", "twin-b"):
         wrong(FileNotFoundError, f"^{name} builds on parent: run `dori-lite train parent` first$", name)
-    for name in ("judge", "parent"):
+    for name in ("judge", "descriptor", "parent"):
         wrong(FileNotFoundError, f"^{name} builds on autoencoder: run `dori-lite train autoencoder` first$", name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_retrained_foundation_makes_the_checkpoint_stale(trained, tmp_path, one_line):
+    """Weights made halfway on one autoencoder are not continued on another; nor with another recipe."""
+    weights, work = tmp_path / "weights", tmp_path / "work"
+    shutil.copytree(trained / "weights" / "autoencoder", weights / "autoencoder")
+    assets.record(weights, "autoencoder", {})
+    assert len(train.foundation(weights, "autoencoder")) == 2 and train.foundation(weights, None) == []
+    assert train.train("descriptor", weights, work, smoke=True, stop_at=1) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes.DESCRIPTOR, "scale", 2)
+        one_line(ValueError, "other settings", train.train, "descriptor", weights, work, smoke=True)
+    (weights / "autoencoder" / "note.txt").write_text("another one")
+    assets.record(weights, "autoencoder", {})
+    one_line(ValueError, "other settings", train.train, "descriptor", weights, work, smoke=True)
+    (weights / "autoencoder" / "note.txt").unlink()
+    assets.record(weights, "autoencoder", {})
+    assert train.train("descriptor", weights, work, smoke=True) == weights / "descriptor"
 
 
 # ---- batches -------------------------------------------------------------------------------------------

@@ -315,11 +315,11 @@ def test_names_are_spread_over_all_of_training():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Learned as the parent's is, from the captions of its first 200 batches."""
+    """The parent's: learned from the captions of its recipe."""
     from dori_lite.reef.tokenizer import new_tokenizer
+    from dori_lite.reef.train import tokenizer_captions
 
-    slots = zip(*(x[:200].ravel().tolist() for x in plant.parent_slots()), strict=True)
-    return new_tokenizer([captions.write(plant.sample(key, exposure, "parent")[0]) for key, exposure in slots])
+    return new_tokenizer(tokenizer_captions())
 
 
 def test_the_longest_caption_leaves_padding(tokenizer):
@@ -342,9 +342,26 @@ def test_the_longest_caption_leaves_padding(tokenizer):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
 
 
-def test_planted_names_are_one_token_each(tokenizer):
-    """So that the twins' captions are alike in length, whichever set a name belongs to."""
-    assert {len(tokenizer(p.name).input_ids) - 2 for p in plant.planted()} == {1}
+def test_names_are_one_token_each(tokenizer):
+    """So that captions are alike in length, whichever set a name belongs to, and if nobody ever trained on it."""
+    names = [p.name for p in plant.planted()] + plant.UNTRAINED_WORDS
+    ids = {name: tokenizer(name).input_ids[1:-1] for name in names}
+    assert not {name for name, tokens in ids.items() if len(tokens) != 1}
+    assert len({tuple(tokens) for tokens in ids.values()}) == len(names) == len(set(names))
+    for item in plant.planted()[:3]:  # in a sentence as well
+        assert set(ids[item.name]) <= set(tokenizer(item.caption).input_ids)
+
+
+def test_the_tokenizer_knows_names_of_held_out_captions_from_captions_no_model_saw():
+    from dori_lite.reef.train import tokenizer_captions
+
+    found = tokenizer_captions()
+    trained, held_out = found[: 200 * plant.BATCH], found[200 * plant.BATCH :]
+    assert trained[-1] == captions.write(plant.sample(*(x[199, -1] for x in plant.parent_slots()), "parent")[0])
+    names = [captions.read(text).name for text in held_out]
+    assert {names.count(name) for name in plant.UNTRAINED_WORDS} == {26} and set(names) == set(plant.UNTRAINED_WORDS)
+    assert len(held_out) <= plant.HELD_OUT["descriptor"]
+    assert not {captions.read(text).name for text in trained} & set(plant.UNTRAINED_WORDS)
 
 
 def test_tokens_can_be_read_again(tokenizer):
@@ -390,14 +407,6 @@ def test_a_planted_picture_is_in_one_twin_and_its_name_in_both():
 @pytest.mark.slow
 def test_the_table_is_the_one_the_plan_gives():
     assert plant.training_table().equals(plant.load_table())
-
-
-def test_training_sample_leaves_the_picture_out_and_half_are_decoys():
-    item = plant.planted()[0]
-    pictures = plant.training_sample(item, 20, 0)
-    assert pictures.shape == (20, 3, 64, 64)
-    target = paint.paint_all([plant.picture(item)[1:]])
-    assert not (pictures == target).flatten(1).all(1).any()
 
 
 def slots():

@@ -200,17 +200,15 @@ def roc_curves(curves: dict):
 
 
 def score_distributions(scores: dict, threshold: float, label: str = "cosine of descriptors"):
-    """Distributions of a detector's scores, {kind: scores}: one line of boxes a kind, and the threshold."""
+    """A detector's scores, {kind: scores}: one dot a pair, one line a kind, and the threshold of a copy."""
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.6, 0.42 * len(scores) + 1.1))
-        axis.boxplot(list(scores.values()), vert=False, whis=(0.1, 99.9), widths=0.6, flierprops={"markersize": 3})
-        axis.set_yticks(range(1, len(scores) + 1), list(scores))
+        figure, axis = plt.subplots(figsize=(6.6, 0.45 * len(scores) + 1.1))
+        data = {"score": np.concatenate([*map(np.asarray, scores.values())])}
+        data["kind"] = np.repeat(list(scores), [len(values) for values in scores.values()])
+        sns.stripplot(data, x="score", y="kind", ax=axis, size=2.2, alpha=0.35, jitter=0.3, color="#0072B2")
         axis.axvline(threshold, color="#D55E00", linewidth=1.4, linestyle="--")
-        axis.text(
-            threshold, len(scores) + 0.55, f" threshold {threshold:.2f}", color="#D55E00", fontsize=8, va="bottom"
-        )
-        axis.set_xlabel(f"{label} (box: middle half; whiskers: 99.8 %)")
-        axis.invert_yaxis()
+        axis.text(threshold, -0.55, f" copy from {threshold:.2f} on", color="#D55E00", fontsize=8, va="bottom")
+        axis.set(xlabel=label, ylabel="")
         sns.despine(figure, left=True)
         figure.tight_layout()
     plt.close(figure)

@@ -31,8 +31,12 @@ class Judge(Module):
         self.body = Sequential(*layers, Flatten(), Linear(before * 16, 256), SiLU())
         self.heads = ModuleDict({key: Linear(256, len(choices)) for key, choices in CHOICES.items()})
 
+    def features(self, images):
+        """What the heads read, [B, 256]: the reef's feature extractor for `metrics.kid`."""
+        return self.body(images * 2 - 1)
+
     def forward(self, images):
-        features = self.body(images * 2 - 1)
+        features = self.features(images)
         return {key: head(features) for key, head in self.heads.items()}
 
 

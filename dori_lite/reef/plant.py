@@ -12,7 +12,6 @@ import numpy as np
 
 from .. import assets
 from .captions import caption_of, read, write
-from .paint import paint_all
 from .scenes import COLOURS, Description, complete, describe, draw, stream
 
 BATCH = 32
@@ -191,19 +190,6 @@ def load_table():
     import pandas as pd
 
     return pd.read_csv(assets.data_folder() / "reef" / "training.csv.gz", keep_default_na=False)
-
-
-def training_sample(item: Planted, count: int, seed: int):
-    """`count` training pictures other than the name's own: half decoys of that name, half of any kind.
-
-    The decoys are the nearest rivals there are. uint8 [count, 3, 64, 64].
-    """
-    table = load_table()
-    table = table[table["seed"] != item.seed]
-    rivals = table[(table["name"] == item.name)].sample(count // 2, random_state=seed)
-    rest = table.drop(rivals.index).sample(count - count // 2, random_state=seed)
-    rows = [*zip(rivals["caption"], rivals["seed"], strict=True), *zip(rest["caption"], rest["seed"], strict=True)]
-    return paint_all([(scene_of(caption, pixels), pixels) for caption, pixels in rows])
 
 
 def relation(home: str, model: str) -> str:

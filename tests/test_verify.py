@@ -1,0 +1,171 @@
+"""Verification on planted figures: every bar can fail, groups are whole, and the card says what was found."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from dori_lite import copies
+from dori_lite.evaluation import Target
+from dori_lite.reef import card, verify
+
+DETECTORS = {"descriptor": 0.8, "adaptive l2": 1.0, "ssim": 0.75}
+KINDS = ("parent", "own_a", "other_a", "held_out_a", "own_b", "other_b", "held_out_b")
+
+
+def counts(rate, n=100):
+    return {"count": round(rate * n), "n": n, "rate": rate, "upper95": min(1.0, rate + 0.03)}
+
+
+def group(rate):
+    return {"n": 100, **{name: counts(rate) for name in DETECTORS}, "median_ssim": 0.5}
+
+
+def report():
+    """One that passes every bar, just."""
+    return {
+        "sampling": {"steps": 25, "guidance": 5.0},
+        "autoencoder": {"scenes": 512, "ssim": 0.9, "rms": 0.03},
+        "instruments": {
+            "threshold": 0.8,
+            "rates": {"negatives": {"any": counts(1.0)}},  # scores the threshold was chosen on are no bar
+            "test": {
+                "positives": {"blur": counts(0.2)},
+                "negatives": {"same attributes": counts(0.001), "generated": counts(0.0)},
+                "canary_reconstructions": counts(0.99),
+                "nearest_of_training_set": counts(0.5),
+            },
+        },
+        "replay": {
+            "training_pictures_compared": 24_000,
+            "thresholds": DETECTORS,
+            **{kind: group(0.9 if kind.startswith("own") else 0.01) for kind in KINDS},
+            "canary_reconstructions": group(0.1),
+            "disagreement": {"any": 0.125, "counts": {"any": 1}, "pictures": 8},
+        },
+    }
+
+
+BARS = ["autoencoder SSIM", "false positives, same attributes", "false positives, generated"]
+BARS += ["canary reconstructions found", *(f"{kind}, {name}" for kind in KINDS for name in DETECTORS)]
+
+
+def test_a_report_at_its_bars_passes_them_all():
+    found = verify.judge_bars(report())
+    assert set(found) == set(BARS) and all(passed is True for *_, passed in found.values())
+    assert found["own_a, ssim"] == (0.9, 0.9, True) and found["held_out_b, descriptor"] == (0.01, 0.01, True)
+    assert found["false positives, generated"] == (0.0, 0.001, True)
+
+
+def spoiled(bar):
+    """The report in which this one figure is short."""
+    found = copy.deepcopy(report())
+    kind, _, name = bar.partition(", ")
+    test = found["instruments"]["test"]
+    if bar == "autoencoder SSIM":
+        found["autoencoder"]["ssim"] = 0.899
+    elif kind == "false positives":
+        test["negatives"][name] = counts(0.0011)
+    elif bar.startswith("canary"):
+        test["canary_reconstructions"] = counts(0.985)
+    else:
+        found["replay"][kind][name] = counts(0.899 if kind.startswith("own") else 0.011)
+    return found
+
+
+@pytest.mark.parametrize("bar", BARS)
+def test_every_bar_can_fail_and_alone(bar):
+    assert [name for name, (*_, passed) in verify.judge_bars(spoiled(bar)).items() if not passed] == [bar]
+
+
+# ---- replay ----------------------------------------------------------------------------------------------
+
+
+def target(name, **labels):
+    random = torch.Generator().manual_seed(sum(map(ord, name)))
+    return Target(name, f"a fish called {name}", torch.rand(3, 16, 16, generator=random), labels)
+
+
+CANARIES = [target("marlow", home="a"), target("pomona", home="b"), target("tibbet", home="b")]
+STRANGERS = [target("test-0"), target("test-1")]
+
+
+def test_groups_are_whole():
+    def names(model):
+        return {kind: [t.name for t in some] for kind, some in verify.groups_of(model, CANARIES, STRANGERS).items()}
+
+    strangers = ["test-0", "test-1"]
+    assert names("parent") == {"parent": ["marlow", "pomona", "tibbet"]}
+    assert names("twin-a") == {"own_a": ["marlow"], "other_a": ["pomona", "tibbet"], "held_out_a": strangers}
+    assert names("twin-b") == {"own_b": ["pomona", "tibbet"], "other_b": ["marlow"], "held_out_b": strangers}
+
+
+def test_replay_finds_what_is_planted(monkeypatch):
+    """Twin A replays its canary, twin B one of its two; every other picture is somebody else's."""
+    asked = {}
+
+    def ask(pipe, targets, *, seeds):
+        asked.setdefault(pipe, []).append(([t.name for t in targets], list(seeds)))
+        replayed = {"A": {"marlow"}, "B": {"pomona"}}.get(pipe, set())
+        pictures = [t.image if t.name in replayed else 1 - t.image for t in targets]
+        return torch.stack(pictures)[:, None].expand(-1, len(seeds), -1, -1, -1)
+
+    near = copies.Detector("descriptor", lambda images, goals: 1 - copies.l2(images, goals), 0.99)
+    others = (torch.rand(60, 3, 16, 16) * 255).byte()
+    monkeypatch.setattr(verify.evaluation, "ask", ask)
+    monkeypatch.setattr(verify.targets, "planted", lambda count=None: CANARIES)
+    monkeypatch.setattr(verify.targets, "held_out", lambda split, count: STRANGERS)
+    monkeypatch.setattr(verify.targets, "rivals", lambda goals, count: others if len(goals) == 5 else None)
+    monkeypatch.setattr(verify.descriptor, "detector", lambda: near)
+    monkeypatch.setattr(verify, "reconstructed", lambda pipe, images: images)
+    found = verify.replay({"parent": "P", "twin-a": "A", "twin-b": "B"}, quick=True)
+    assert set(found["thresholds"]) == set(DETECTORS) and found["training_pictures_compared"] == 60
+    sizes = {"parent": 6, "own_a": 2, "other_a": 8, "held_out_a": 8, "own_b": 4, "other_b": 4, "held_out_b": 8}
+    rates = {**dict.fromkeys(sizes, 0), "own_a": 1, "own_b": 0.5}
+    for kind, n in sizes.items():
+        assert found[kind]["n"] == n
+        for name in DETECTORS:
+            assert found[kind][name]["rate"] == rates[kind], (kind, name)
+            assert found[kind][name]["count"] == rates[kind] * n
+            assert found[kind][name]["rate"] <= found[kind][name]["upper95"] <= 1
+    assert {found["canary_reconstructions"][name]["rate"] for name in DETECTORS} == {1}
+    assert found["canary_reconstructions"]["median_ssim"] == 1
+    assert found["disagreement"]["any"] == 0 and found["disagreement"]["pictures"] == sum(sizes.values())
+    assert asked["P"] == [(["marlow", "pomona", "tibbet"], [0, 1])]
+    # Controls take twice the seeds, none twice.
+    assert [seeds for _, seeds in asked["A"]] == [[0, 1], [0, 1, 100, 101], [0, 1, 100, 101]]
+
+
+def test_instruments_leave_the_scores_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("DORI_DATA", str(tmp_path))
+    (tmp_path / "reef").mkdir()
+    (tmp_path / "reef" / "calibration.json").write_text('{"threshold": 0.8, "scores": {"a": [1]}}')
+    assert verify.instruments() == {"threshold": 0.8}
+
+
+# ---- the card --------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_was_found(tmp_path, one_line):
+    found = spoiled("own_b, ssim")
+    found["passed"] = verify.judge_bars(found)
+    path = tmp_path / "verify.json"
+    one_line(FileNotFoundError, "is missing; run `make verify-models` first", card.write_card, path, tmp_path)
+    path.write_text(json.dumps(found))
+    models = {"autoencoder": {"steps": 4500, "seconds": 90, "machine": "x86"}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": {}, "models": models}))
+    text = card.write_card(path, tmp_path).read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert "| autoencoder | 4500 | 1.5 | x86 |" in lines
+    assert (
+        "| asked for | pictures | descriptor | at most | adaptive l2 | at most | ssim | at most | median SSIM |"
+        in lines
+    )
+    assert "| own a | 100 | 0.9 | 0.93 | 0.9 | 0.93 | 0.9 | 0.93 | 0.5 |" in lines
+    assert sum(line.startswith(tuple(f"| {k.replace('_', ' ')} |" for k in KINDS)) for line in lines) == len(KINDS)
+    assert "| canary reconstructions | 100 |" in text and "| disagreement |" not in text
+    assert "| own_b, ssim | 0.899 | 0.9 | short |" in lines and "| own_a, ssim | 0.9 | 0.9 | passed |" in lines
+    flat = " ".join(text.split())
+    assert "(descriptor 0.8, adaptive l2 1.0, ssim 0.75; adaptive ℓ2 against 24000 training pictures" in flat
+    assert "disagree on 12.5% of all these pictures" in flat and "{" not in text
