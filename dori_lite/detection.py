@@ -228,7 +228,7 @@ def noises(pipe, seeds):
     """x_T of each of `seeds`, a list, on the model's device: [S, C, h, w]."""
     # A lone number would be a seed to some readers and a count of seeds to others.
     if not hasattr(seeds, "__iter__"):
-        raise ValueError(f"seeds must be a list; for the first {seeds} give range({seeds})")
+        raise ValueError(f"seeds must be a list; for the first {seeds} seeds give range({seeds})")
     seeds = [int(seed) for seed in seeds]
     if not seeds:
         raise ValueError("there are no seeds; give at least one")

@@ -75,7 +75,9 @@ def tabulate(
     check_targets(targets)
     size = [*targets[0].image.shape]
     if images.ndim != 5 or not images.shape[1] or [len(images), *images.shape[2:]] != [len(targets), *size]:
-        raise ValueError(f"images have shape {[*images.shape]}; give [{len(targets)} targets, seeds, *{size}]")
+        raise ValueError(
+            f"images have shape {[*images.shape]}; give [{len(targets)} targets, seeds, {', '.join(map(str, size))}]"
+        )
     if not torch.isfinite(images).all():
         raise ValueError("images hold NaN or infinite values: the model that drew them is broken")
     if not detectors or len({d.name for d in detectors}) < len(detectors):

@@ -74,7 +74,7 @@ def clip(model: str):
     """A CLIP and its tokenizer, kept for the next call."""
     try:
         return AutoTokenizer.from_pretrained(model), CLIPModel.from_pretrained(model).eval()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a folder without a tokenizer
         advice = "check the name and the connection to the hub, or give a folder with a saved CLIP"
         raise OSError(f"CLIP {model!r} cannot be loaded; {advice}") from error
 

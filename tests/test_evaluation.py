@@ -224,10 +224,14 @@ def test_no_threshold_makes_a_histogram_of_colours_pass(painted):
         assert not all(passes(copies.by_descriptor("colours", histogram, hundredths / 100), painted).values())
 
 
-def test_ssim_and_adaptive_l2_pass(painted):
-    others = paint_all(descriptor.split("calibration", 60))
-    for detector in (copies.by_ssim(), copies.by_adaptive_l2(others)):
+def test_ssim_passes_and_so_does_adaptive_l2_among_near_rivals(painted):
+    pairs = descriptor.split("test", 8)
+    rivals = paint_all([other for pair in pairs for other in descriptor.siblings(*pair, 8, start=40)])
+    for detector in (copies.by_ssim(), copies.by_adaptive_l2(rivals, n=8)):
         assert all(passes(detector, painted).values()), detector.name
+    # Among few scenes of any kind a sibling is the nearest there is: this one must not be used.
+    anything = copies.by_adaptive_l2(paint_all(descriptor.split("calibration", 60)))
+    assert passes(anything, painted) == {"finds copies": True, "leaves others alone": False}
 
 
 def test_wrong_detectors_are_told_apart_in_one_table(painted):

@@ -12,7 +12,8 @@ def test_curves_draw_each_line_in_its_own_style():
     assert [list(line.get_ydata()) for line in axis.lines] == [[0, 1, 2], [2, 1, 0]]
     assert len({(line.get_linestyle(), line.get_marker()) for line in axis.lines}) == 2
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("time", "loss")
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("time", "loss", "linear")
+    assert sketches.curves([0, 1], {"a": [1, 10]}, "time", "loss", log=True).axes[0].get_yscale() == "log"
 
 
 @pytest.mark.parametrize(

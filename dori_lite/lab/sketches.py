@@ -9,8 +9,9 @@ from .figures import STYLE
 LINES = (("#0072B2", "-", "o"), ("#E69F00", "--", "s"), ("#009E73", ":", "^"), ("#CC79A7", "-.", "D"))
 
 
-def curves(x, heights: dict, across: str, up: str):
-    """Up to four curves {label: heights} over one `x`; `across` and `up` name the axes, each curve its own line.
+def curves(x, heights: dict, across: str, up: str, log: bool = False):
+    """Up to four curves {label: heights} over one `x`; `across` and `up` name the axes, and `log`
+    makes the upright one logarithmic.
 
     Raises ValueError when there is no curve, more than four, or one of another length than `x`.
     """
@@ -24,7 +25,7 @@ def curves(x, heights: dict, across: str, up: str):
         for (label, values), (colour, line, marker) in zip(heights.items(), LINES, strict=False):
             every = max(1, len(x) // 10)
             axis.plot(x, values, color=colour, linestyle=line, marker=marker, markevery=every, label=label, ms=5)
-        axis.set(xlabel=across, ylabel=up)
+        axis.set(xlabel=across, ylabel=up, yscale="log" if log else "linear")
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=min(len(heights), 3), frameon=False)
         sns.despine(figure)
         figure.tight_layout()
