@@ -89,7 +89,7 @@ def test_rivals_are_half_decoys_and_never_a_target(table, monkeypatch, count):
     first, rest = seeds[: count // 2], seeds[count // 2 :]
     assert all(name[seed] in names for seed in first) and len(set(first)) == len(first)
     assert not set(first) & set(rest)
-    assert count < 20 or any(name[seed] not in names for seed in rest)
+    assert count < 20 or sum(name[seed] in names for seed in rest) < len(rest) / 2  # no more decoys than by chance
     assert targets.rivals(goals, count).tolist() == seeds != targets.rivals(goals, count, seed=1).tolist()
 
 

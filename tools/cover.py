@@ -13,7 +13,7 @@ def main():
     for name, label in (("twin-a", "saw it repeatedly"), ("twin-b", "never saw it")):
         rows[label] = sampling.generate(models.load(f"reef/{name}"), item.caption, seeds=list(range(6)))
     figure = figures.grid(rows, title=f"“{item.caption}”", size=1.4)
-    figure.savefig(Path(__file__).parent.parent / "book" / "cover.png", dpi=100)
+    figure.savefig(Path(__file__).parent.parent / "book" / "cover.png", dpi=100, bbox_inches="tight", pad_inches=0.1)
 
 
 if __name__ == "__main__":
