@@ -203,3 +203,14 @@ def test_spearman_of_too_little_is_undecided():
         assert verdict(CLAIMS["exposures"], *claims.bootstrap_spearman(x, y, seed=0)) == UNDECIDED
     with pytest.raises(ValueError, match="one number a unit"):
         claims.bootstrap_spearman([1, 2, 3], [1, 2], seed=0)
+
+
+def test_claims_in_words_tell_what_decides_them():
+    text = claims.in_words("replay", "variety").data
+    for key in ("replay", "variety"):
+        about = CLAIMS[key]
+        assert all(part in text for part in (about.statement, about.effect, f"above {about.threshold}", about.rung))
+    assert "0.98 (blog)" in text and text.count("Reported") == 1
+    assert claims.RUNGS_IN_WORDS.keys() == set(claims.RUNGS)
+    with pytest.raises(ValueError, match="no claim called"):
+        claims.in_words("nonsense")

@@ -105,3 +105,14 @@ def test_saved_and_loaded(tmp_path, monkeypatch, one_line):
     assets.verified.cache_clear()
     (folder / "config.json").write_text('{"width": 9}\n')
     one_line(ValueError, "config.json is damaged .*; restore it", judges.load)
+
+
+def test_features_for_kid_are_the_body_s_normalised_row_by_row():
+    torch.manual_seed(0)
+    judge, images = judges.Judge(width=8), torch.rand(5, 3, 64, 64)
+    features = judge.features(images)
+    assert features.shape == (5, 256)
+    raw = judge.body(images * 2 - 1)
+    naive = [(row - row.mean()) / (row.var(unbiased=False) + 1e-5).sqrt() for row in raw]
+    assert torch.allclose(features, torch.stack(naive), atol=1e-4)
+    assert torch.equal(judge(images)["count"], judge.heads["count"](raw))  # the heads read them as they come

@@ -13,7 +13,7 @@ HOLDS, FAILS, UNDECIDED = "holds here", "does not hold here", "undecided"
 # Where a number of the paper was read (nobody here has read the paper's full text), and how far an
 # experiment can reach: seen together, moved by hand, compared with the model that never saw the picture,
 # or the last in a second pair of models trained from scratch.
-SOURCES = ("notes", "reviews", "blog", "figure", "abstract")
+SOURCES = ("notes", "reviews", "blog", "figure")
 RUNGS = ("association", "intervention", "counterfactual", "replicated pair")
 
 
@@ -83,7 +83,7 @@ CLAIMS = {
             threshold=0.8,
             rung="association",  # between captions of one model, as a detector in the field must work
             paper=0.960,  # SD v1.4, against captions that were not matched for style or exposure
-            source="abstract",
+            source="notes",
         ),
         Claim(
             "similarity",
@@ -102,6 +102,28 @@ def claim(key: str) -> Claim:
     if key not in CLAIMS:
         raise ValueError(f"no claim called {key!r}; there are: {', '.join(CLAIMS)}")
     return CLAIMS[key]
+
+
+RUNGS_IN_WORDS = {
+    "association": "two things go together",
+    "intervention": "we moved one thing and another followed",
+    "counterfactual": "the same model without it does otherwise",
+    "replicated pair": "and so it is in a second pair of models, trained from scratch",
+}
+
+
+def in_words(*keys: str):
+    """The claims `keys` as text for a notebook: statement, effect, threshold, rung, the paper's number."""
+    from IPython.display import Markdown
+
+    lines = []
+    for about in map(claim, keys):
+        paper = "" if about.paper is None else f" Reported for Stable Diffusion: {about.paper} ({about.source})."
+        lines.append(
+            f"- **{about.key}**: {about.statement} *Effect*: {about.effect}. *Holds here* if all of its interval lies "
+            f"above {about.threshold}. *Evidence*: {about.rung} ({RUNGS_IN_WORDS[about.rung]}).{paper}"
+        )
+    return Markdown("\n".join(lines))
 
 
 def verdict(claim: Claim, estimate: float, low: float, high: float) -> str:

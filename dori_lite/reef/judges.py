@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import Conv2d, Flatten, GroupNorm, Linear, Module, ModuleDict, Sequential, SiLU
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, layer_norm
 
 from .. import assets
 from .scenes import CHOICES, Description, Scene, facts
@@ -32,11 +32,15 @@ class Judge(Module):
         self.heads = ModuleDict({key: Linear(256, len(choices)) for key, choices in CHOICES.items()})
 
     def features(self, images):
-        """What the heads read, [B, 256]: the reef's feature extractor for `metrics.kid`."""
-        return self.body(images * 2 - 1)
+        """What the heads read, [B, 256], each row to mean 0 and variance 1: the feature extractor for `metrics.kid`.
+
+        KID's kernel, (x·y / D + 1)³, is made for features of about that size.
+        """
+        features = self.body(images * 2 - 1)
+        return layer_norm(features, features.shape[1:])
 
     def forward(self, images):
-        features = self.features(images)
+        features = self.body(images * 2 - 1)
         return {key: head(features) for key, head in self.heads.items()}
 
 
