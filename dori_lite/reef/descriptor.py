@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import Conv2d, GroupNorm, Linear, Module, Sequential, SiLU
+from torch.nn import Linear, Module, Sequential
 from torch.nn.functional import cross_entropy, interpolate, normalize
 
 from .. import assets, copies
 from . import plant
+from .judges import convolutions
 from .paint import paint_all
 from .recipes import keyed, to_model
 from .scenes import CHOICES, complete, describe
@@ -31,11 +32,7 @@ class Descriptor(Module):
 
     def __init__(self, width: int = 16, size: int = 128):
         super().__init__()
-        layers, before = [], 3
-        for channels in (width, 2 * width, 4 * width, 4 * width):
-            layers += [Conv2d(before, channels, 3, 2, 1), GroupNorm(4, channels), SiLU()]
-            layers += [Conv2d(channels, channels, 3, 1, 1), GroupNorm(4, channels), SiLU()] if before > 3 else []
-            before = channels
+        layers, before = convolutions(width)
         self.width, self.size = width, size
         self.body, self.head = Sequential(*layers), Linear(before * 16, size)  # 4×4 places are kept: layout matters
 

@@ -17,16 +17,22 @@ from .. import assets
 from .scenes import CHOICES, Description, Scene, facts
 
 
+def convolutions(width: int) -> tuple[list[Module], int]:
+    """Layers from [B, 3, 64, 64] down to [B, channels, 4, 4], and the channels; the descriptor uses them too."""
+    layers, before = [], 3
+    for channels in (width, 2 * width, 4 * width, 4 * width):
+        layers += [Conv2d(before, channels, 3, 2, 1), GroupNorm(4, channels), SiLU()]
+        layers += [Conv2d(channels, channels, 3, 1, 1), GroupNorm(4, channels), SiLU()] if before > 3 else []
+        before = channels
+    return layers, before
+
+
 class Judge(Module):
     """Pictures [B, 3, 64, 64] in [0, 1] → logits by factor, {name: [B, choices]}."""
 
     def __init__(self, width: int = 24):
         super().__init__()
-        layers, before = [], 3
-        for channels in (width, 2 * width, 4 * width, 4 * width):
-            layers += [Conv2d(before, channels, 3, 2, 1), GroupNorm(4, channels), SiLU()]
-            layers += [Conv2d(channels, channels, 3, 1, 1), GroupNorm(4, channels), SiLU()] if before > 3 else []
-            before = channels
+        layers, before = convolutions(width)
         self.width = width
         self.body = Sequential(*layers, Flatten(), Linear(before * 16, 256), SiLU())
         self.heads = ModuleDict({key: Linear(256, len(choices)) for key, choices in CHOICES.items()})
