@@ -35,7 +35,7 @@ def magnitude(
 ) -> torch.Tensor:
     """How far the caption moves the predicted noise: mean over seeds of ‖ε(x_t, c) − ε(x_t, ∅)‖₂, [B, S].
 
-    Wen et al. 2024; memorized captions score high from the first step on. The norm is over C, h and
+    Wen et al. 2024: in Stable Diffusion memorized captions score high from the first step on. The norm is over C, h and
     w of one sample, at each of the S = `steps` steps of the guided DDIM trajectory; `first` stops after
     that many (S = `first`). Every one of the B `prompts` (or `embeddings` [B, L, D]) goes with every
     one of `seeds`, a list. `guidance` ≤ 1 follows the unguided trajectory. The paper: guidance 7.5, 50
@@ -77,7 +77,7 @@ def token_attribution(
     Wen et al. 2024: the gradient of ‖ε(x_t, c) − ε(x_t, ∅)‖₂ with respect to the conditional
     embedding [L, D], x_t held fixed; its ℓ2 norm per position, mean over seeds and the `first` steps.
     Tokens are the tokenizer's pieces, without start-of-text. End-of-text and padding carry gradient
-    too, often much of it; `padding=True` returns those positions as well (n = L − 1).
+    too; `padding=True` returns those positions as well (n = L − 1).
 
     Raises ValueError for an empty caption, several captions, no seeds or an impossible `first`.
     """

@@ -78,12 +78,14 @@ def folder(pipe, tmp_path_factory):
     """A tiny CLIP with random weights, saved."""
     vocabulary, end = len(pipe.tokenizer), pipe.tokenizer.eos_token_id
     both = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {"vocab_size": vocabulary, "max_position_embeddings": 20, "eos_token_id": end, "pad_token_id": end}
+    marks = {"bos_token_id": pipe.tokenizer.bos_token_id, "eos_token_id": end, "pad_token_id": end}
+    text = {"vocab_size": vocabulary, "max_position_embeddings": 20} | marks
     vision = {"image_size": 24, "patch_size": 8}
     torch.manual_seed(1)
     model = CLIPModel(CLIPConfig(text_config=both | text, vision_config=both | vision, projection_dim=12))
     for weights in model.parameters():
-        torch.nn.init.normal_(weights, std=0.3)  # the usual weights are so small that all texts look alike
+        if weights.ndim > 1:  # the usual weights are so small that all texts and pictures look alike
+            torch.nn.init.normal_(weights, std=0.5)
     path = tmp_path_factory.mktemp("clip")
     model.save_pretrained(path)
     pipe.tokenizer.save_pretrained(path)
@@ -107,6 +109,7 @@ def test_alignment_is_clips_cosine(folder, pipe):
         expected.append((a @ b / a.norm() / b.norm()).item())
     found = alignment_text_image(images, CAPTIONS, str(folder))
     assert found.shape == (3,) and found.std() > 0.02
+    assert (alignment_text_image(images.flip(0), CAPTIONS, folder) - found).abs().max() > 0.05  # pictures matter
     assert found.tolist() == pytest.approx(expected, abs=5e-3)  # PIL rounds while it resizes
     for batch in (1, 2):
         torch.testing.assert_close(alignment_text_image(images, CAPTIONS, folder, batch=batch), found)
