@@ -35,11 +35,15 @@ class Detector:
     threshold: float
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def scores(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """`score`, without gradients and with its shape checked: [B]."""
         scores = self.score(images, targets)
         if scores.shape != images.shape[:1]:
             raise ValueError(f"{self.name} must score {len(images)} pictures as [{len(images)}]; got {[*scores.shape]}")
-        return scores >= self.threshold
+        return scores
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.scores(images, targets) >= self.threshold
 
 
 def by_ssim(threshold: float = SSIM_COPY) -> Detector:

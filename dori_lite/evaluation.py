@@ -85,11 +85,7 @@ def tabulate(
     goals = torch.stack([t.image for t in targets]).to(images)
     goals = goals[:, None].expand_as(images).flatten(0, 1)
     flat, shape = images.flatten(0, 1), images.shape[:2]
-    scores = {d.name: d.score(flat, goals) for d in detectors}
-    for name, found in scores.items():
-        if found.shape != flat.shape[:1]:
-            raise ValueError(f"{name} must score {len(flat)} pictures as [{len(flat)}]; got {[*found.shape]}")
-    scores = {name: found.reshape(shape) for name, found in scores.items()}
+    scores = {d.name: d.scores(flat, goals).reshape(shape) for d in detectors}
     found = {d.name: scores[d.name] >= d.threshold for d in detectors}
     opinions = torch.stack(list(found.values()))
     disagree = (opinions.any(0) & ~opinions.all(0)).float().mean(1)

@@ -163,14 +163,11 @@ def strips(table, value: str, group: str, hue: str | None = None, label: str | N
     """One dot a caption or picture: `value` by `group`, told apart by `hue`; a tick marks each median."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.2, 0.55 * table[group].nunique() + 1.3))
+        colours = [colour for colour, _ in MODELS.values()]
         shown = (
-            {"hue": hue, "dodge": True, "palette": [c for c, _ in MODELS.values()][: table[hue].nunique()]}
-            if hue
-            else {}
+            {"hue": hue, "dodge": True, "palette": colours[: table[hue].nunique()]} if hue else {"color": colours[0]}
         )
-        sns.stripplot(
-            table, x=value, y=group, ax=axis, alpha=0.8, size=5, jitter=0.18, **(shown or {"color": "#0072B2"})
-        )
+        sns.stripplot(table, x=value, y=group, ax=axis, alpha=0.8, size=5, jitter=0.18, **shown)
         for k, name in enumerate(dict.fromkeys(table[group])):
             median = table.loc[table[group] == name, value].median()
             axis.plot([median, median], [k - 0.35, k + 0.35], color="black", linewidth=1.6, zorder=5)

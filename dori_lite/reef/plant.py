@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import assets
 from .captions import caption_of, read, write
+from .paint import paint_all
 from .scenes import COLOURS, Description, complete, describe, draw, stream
 
 BATCH = 32
@@ -190,6 +191,12 @@ def load_table():
     import pandas as pd
 
     return pd.read_csv(assets.data_folder() / "reef" / "training.csv.gz", keep_default_na=False)
+
+
+def paint_rows(*tables):
+    """The pictures of rows of the training table, one table after the other: uint8 [rows, 3, 64, 64]."""
+    rows = [row for table in tables for row in zip(table["caption"], table["seed"], strict=True)]
+    return paint_all([(scene_of(*row), row[1]) for row in rows], "painting training pictures")
 
 
 def relation(home: str, model: str) -> str:

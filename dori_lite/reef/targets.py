@@ -54,8 +54,7 @@ def rivals(targets, count: int, seed: int = 0):
     decoys = table[table["name"].isin({target.name for target in targets})]
     decoys = decoys.sample(min(count // 2, len(decoys)), random_state=seed)
     rest = table.drop(decoys.index).sample(count - len(decoys), random_state=seed)
-    rows = [*zip(decoys["caption"], decoys["seed"], strict=True), *zip(rest["caption"], rest["seed"], strict=True)]
-    return paint_all([(plant.scene_of(*row), row[1]) for row in rows], "painting training pictures")
+    return plant.paint_rows(decoys, rest)
 
 
 def detectors(targets, count: int = 2000, seed: int = 0) -> list[copies.Detector]:
