@@ -72,7 +72,7 @@ def table(monkeypatch):
         rows += [(plant.decoy(item, k)[2], item.caption, item.name) for k in range(10)]
     found = pd.DataFrame(rows, columns=["seed", "caption", "name"])
     monkeypatch.setattr(plant, "load_table", lambda: found)
-    monkeypatch.setattr(targets, "paint_all", lambda pairs, label="": torch.tensor([seed for _, seed in pairs]))
+    monkeypatch.setattr(plant, "paint_all", lambda pairs, label="": torch.tensor([seed for _, seed in pairs]))
     return found
 
 
