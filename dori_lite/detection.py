@@ -155,13 +155,13 @@ def between_seed_similarity(differences: torch.Tensor, statistic: str = "max") -
     return scores.amax(1) if statistic == "max" else scores.mean(1)
 
 
-def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def similarity(one: torch.Tensor, other: torch.Tensor, multiscale: bool = True) -> torch.Tensor:
     """Structural similarity of each pair of noise differences: [N, C, h, w] twice → [N].
 
     Both are first scaled to [0, 1], per sample and channel. Latents of 44 rows or more are compared at
-    three scales, as NeMo does (weights 0.33, σ 1.5, window 11); smaller ones, like the reef's, at one,
-    with σ 1. NeMo's code takes the data range of a coarse scale over all pairs at once; here it is the
-    pair's own, so that a score does not depend on the pairs beside it.
+    three scales, as NeMo's code does (weights 0.33, σ 1.5, window 11), or at one with `multiscale=False`, as its
+    paper says; smaller ones, like the reef's, at one, with σ 1. NeMo's code takes the data range of a coarse scale
+    over all pairs at once; here it is the pair's own, so that a score does not depend on the pairs beside it.
 
     Raises ValueError for a wrong shape or NaN.
     """
@@ -169,10 +169,12 @@ def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"compare differences of one shape [N, C, h, w]; got {list(one.shape)}, {list(other.shape)}")
     if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
         raise ValueError("differences hold NaN or infinite values")
-    if min(one.shape[-2:]) >= MULTISCALE:
+    large = min(one.shape[-2:]) >= MULTISCALE
+    if large and multiscale:
         compare, size = partial(metrics.multiscale_structural_similarity_index_measure, betas=(0.33, 0.33, 0.33)), 1
     else:
-        compare, size = partial(metrics.structural_similarity_index_measure, sigma=1.0, data_range=1.0), PAIRS
+        sigma = 1.5 if large else 1.0
+        compare, size = partial(metrics.structural_similarity_index_measure, sigma=sigma, data_range=1.0), PAIRS
     parts = zip(one.split(size), other.split(size), strict=True)
     return torch.cat([compare(scaled(a), scaled(b), reduction="none").reshape(-1) for a, b in parts])
 

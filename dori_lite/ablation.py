@@ -1,0 +1,147 @@
+"""Blocking value neurons for one caption, with as few U-Net samples as decide: the engine of `nemo`."""
+
+import torch
+
+from .detection import similarity
+from .hooks import edited, replayed, trace
+from .models import ddim_scheduler
+from .sampling import initial_noise
+
+SLACK = 0.03  # a seed this far below the reference is not asked at every neuron; one neuron moves it far less
+REFRESH = 8  # neurons restored before every seed is asked again
+
+
+def similar(one, other, scales: int = 3) -> torch.Tensor:
+    """`detection.similarity`, at a single scale if `scales` is 1."""
+    return similarity(one, other, multiscale=scales > 1)
+
+
+class Ablation:
+    """How like its unblocked self each kept seed's noise difference stays when neurons are blocked.
+
+    `y` [1, L, D] is the caption, `clear` [S, C, h, w] the unblocked differences of `seeds`. Neurons are blocked by
+    scaling the value layers' outputs by 0, which their linearity makes the same as zeroing rows of weight. It counts
+    the U-Net `samples` it asks for, and the `sets` it judges.
+    """
+
+    def __init__(self, pipe, y, seeds, clear, step: int, steps: int, scales: int, lazy: bool = True):
+        self.unet, self.y, self.seeds, self.clear, self.scales, self.lazy = pipe.unet, y, seeds, clear, scales, lazy
+        self.x_T = initial_noise(pipe, seeds, y.dtype).to(y.device)
+        scheduler = ddim_scheduler(pipe.scheduler.config)
+        scheduler.set_timesteps(steps, device=y.device)
+        self.t = scheduler.timesteps[step]
+        self.last = torch.ones(len(seeds), dtype=torch.float64)  # each seed's similarity when last asked about the set that is blocked
+        self.known, self.stored, self.prefix = {}, {}, []
+        self.skipped, self.accepted = False, 0
+        self.samples = self.sets = 0
+
+    @torch.no_grad()
+    def measure(self, blocked: dict, which) -> torch.Tensor:
+        """Similarities of the seeds at positions `which`, [len(which)], on the CPU."""
+        which = [int(s) for s in which]
+        if not which:
+            return torch.zeros(0)
+        key = tuple((name, tuple(rows)) for name, rows in blocked.items() if rows)
+        if not key:
+            return torch.ones(len(which))  # nothing is blocked: the very same differences
+        known = self.known.setdefault(key, {})
+        if fresh := [s for s in which if s not in known]:
+            scores = similar(self.clear[fresh], self.differences(blocked, fresh), self.scales).cpu()
+            known.update(zip(fresh, scores, strict=True))
+        return torch.stack([known[s] for s in which])
+
+    def differences(self, blocked: dict, which: list[int]) -> torch.Tensor:
+        """δ of some seeds with neurons blocked. What stands before the layer in work is replayed, not computed."""
+        self.samples += len(which)
+        keep = {}
+        for name, rows in blocked.items():
+            if rows:
+                keep[name] = torch.ones(self.unet.get_submodule(name).out_features).to(self.y)
+                keep[name][rows] = 0
+        edits = {name: (lambda v, name=name: v * keep[name]) for name in keep}
+        x_T, y = self.x_T[which], self.y.expand(len(which), -1, -1)
+        ready = all(s in self.stored for s in which)
+        past = {m: joined([self.stored[s][m] for s in which]) for m in self.prefix} if ready else {}
+        with (
+            edited(self.unet, edits),
+            replayed(self.unet, past),
+            trace(self.unet, [] if ready else self.prefix) as seen,
+        ):
+            found = self.unet(x_T, self.t, y, return_dict=False)[0] - x_T
+        if not ready:
+            for place, s in enumerate(which):
+                self.stored[s] = {m: piece(outputs[0], place) for m, outputs in seen.items()}
+        return found
+
+    def any_above(self, blocked: dict, bound: float) -> bool:
+        """Whether a seed's similarity exceeds `bound`; the likeliest is asked first, and alone."""
+        self.sets += 1
+        order = self.last.argsort(descending=True)
+        groups = (order[:1], order[1:]) if self.lazy else (order,)
+        for group in groups:
+            scores = self.measure(blocked, group)
+            self.last[group] = scores.to(self.last)
+            if (scores > bound).any():
+                return True
+        return False
+
+    def stays_below(self, blocked: dict, reference: float, skip: bool = False) -> bool:
+        """Whether every seed's similarity is below `reference`; if so, `blocked` counts as what is blocked now.
+
+        The highest seed is asked first and can refuse alone. With `skip`, a seed that was below by more than
+        `SLACK` when last asked is passed over, until `REFRESH` sets were accepted; `confirm` asks all in the end.
+        """
+        self.sets += 1
+        skip = skip and self.lazy and self.accepted % REFRESH != REFRESH - 1
+        order = self.last.argsort(descending=True)
+        near = self.last[order] > reference - SLACK
+        near[0] = True
+        asked = order[near] if skip else order
+        scores = {}
+        for group in (asked[:1], asked[1:]) if self.lazy else (asked,):
+            found = self.measure(blocked, group)
+            if (found >= reference).any():
+                return False
+            scores.update(zip(group.tolist(), found, strict=True))
+        self.last[list(scores)] = torch.stack(list(scores.values())).to(self.last)
+        self.skipped |= len(scores) < len(order)
+        self.accepted += 1
+        return True
+
+    def confirm(self, blocked: dict, reference: float) -> bool:
+        """Whether the seeds that were passed over are below `reference` as well."""
+        if not self.skipped:
+            return True
+        self.last = self.measure(blocked, range(len(self.seeds))).to(self.last)
+        return not (self.last >= reference).any()
+
+    def highest(self, blocked: dict) -> float:
+        """The highest similarity over all seeds: NeMo's `mem`."""
+        self.last = self.measure(blocked, range(len(self.seeds))).to(self.last)
+        return self.last.max().item()
+
+    def enter(self, layer: str, blocked: dict) -> None:
+        """From now on only neurons of `layer` change: what is computed before it may be kept."""
+        self.prefix, self.stored = before(self.unet, layer), {}
+        self.skipped, self.accepted = False, 0
+
+
+def before(unet, layer: str) -> list[str]:
+    """The modules that have run when the U-Net comes to a cross-attention layer: whole blocks, and parts of its own."""
+    blocks = [f"down_blocks.{k}" for k in range(len(unet.down_blocks))] + ["mid_block"]
+    blocks += [f"up_blocks.{k}" for k in range(len(unet.up_blocks))]
+    own, place = layer.split(".attentions.")
+    place, names = int(place.split(".")[0]), blocks[: blocks.index(own)]
+    for k in range(place + 1):
+        names += [f"{own}.resnets.{k}"] + ([f"{own}.attentions.{k}"] if k < place else [])
+    return names
+
+
+def piece(output, place: int):
+    """One sample of a module's output, which may be a tuple of outputs."""
+    return output[place : place + 1] if torch.is_tensor(output) else tuple(piece(part, place) for part in output)
+
+
+def joined(outputs):
+    """Samples of one module's output as a batch again."""
+    return torch.cat(outputs) if torch.is_tensor(outputs[0]) else tuple(map(joined, zip(*outputs, strict=True)))

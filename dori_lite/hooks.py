@@ -1,0 +1,83 @@
+"""Read, edit and replay what the modules of a network compute; on leaving the `with` nothing is left behind.
+
+`network` is any `torch.nn.Module`, for instance `pipe.unet`, and is not changed: hooks go away on every way
+out, an exception among them. Contexts nest: an inner one sees what an outer one made of an output.
+"""
+
+from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
+
+import torch
+
+
+@contextmanager
+def trace(network: torch.nn.Module, names, *, inputs: bool = False):
+    """Keep what the modules `names` return while the body runs: yields {name: [output of each call]}.
+
+    `inputs=True` keeps each call's first positional input instead. Tensors are kept as they are, with
+    their graph if there is one. Under classifier-free guidance a call's batch holds both halves, the
+    unconditional first. Raises ValueError for a name there is no module of.
+    """
+    found = {name: [] for name in names}
+    with ExitStack() as stack:
+        for name, module in modules(network, found).items():
+
+            def keep(_, given, output, kept=found[name]):
+                kept.append(given[0] if inputs else output)
+
+            stack.callback(module.register_forward_hook(keep).remove)
+        yield found
+
+
+@contextmanager
+def edited(network: torch.nn.Module, edits: dict):
+    """Let `edits`, {name: function}, change what modules return: output → new output of the same shape.
+
+    Raises ValueError for a name there is no module of, and, when the module is called, for an edit that
+    returns another shape.
+    """
+    with ExitStack() as stack:
+        for name, module in modules(network, edits).items():
+
+            def change(_, given, output, name=name):
+                new = edits[name](output)
+                if getattr(new, "shape", None) != getattr(output, "shape", None):
+                    raise ValueError(f"the edit of {name} must return the shape it was given, {list(output.shape)}")
+                return new
+
+            stack.callback(module.register_forward_hook(change).remove)
+        yield
+
+
+@contextmanager
+def replayed(network: torch.nn.Module, outputs: dict):
+    """Let modules return `outputs`, {name: output}, without computing anything: what came before an edit is reused.
+
+    Hooks of the modules still run. Raises ValueError for a name there is no module of.
+    """
+    with ExitStack() as stack:
+        for name, module in modules(network, outputs).items():
+            # An instance's own `forward` hides its class's; what was there before comes back.
+            before = module.__dict__.get("forward")
+            module.forward = lambda *_, _output=outputs[name], **__: _output
+            stack.callback(forget if before is None else restore, module, before)
+        yield
+
+
+def forget(module, _):
+    del module.forward
+
+
+def restore(module, before):
+    module.forward = before
+
+
+def modules(network: torch.nn.Module, names) -> dict[str, torch.nn.Module]:
+    """The modules called `names`. Raises ValueError, naming the nearest, for one there is none of."""
+    known, found = dict(network.named_modules()), {}
+    for name in names:
+        if name not in known:
+            near = ", ".join(get_close_matches(name, known, 3)) or "none with a similar name"
+            raise ValueError(f"the network has no module {name!r}; there are: {near}")
+        found[name] = known[name]
+    return found

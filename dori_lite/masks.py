@@ -1,0 +1,153 @@
+"""Which weights to prune, and a pipeline without them for a while."""
+
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .hooks import modules
+
+
+@dataclass(frozen=True, eq=False)
+class WeightMask:
+    """Layer name → boolean tensor of that layer's weight, True where the weight is to be zero.
+
+    `a | b` prunes what either does, `a & b` what both do; a layer that one of them lacks counts as unpruned.
+    Names are those of the U-Net (`models.value_layers`, `models.mlp_layers`). Raises ValueError for a
+    tensor that is not boolean or has fewer than two axes.
+    """
+
+    layers: Mapping[str, torch.Tensor]
+
+    def __post_init__(self):
+        for name, where in self.layers.items():
+            if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.ndim < 2:
+                raise ValueError(f"the mask of {name} must be a boolean tensor of its weight's shape")
+
+    def __or__(self, other: "WeightMask") -> "WeightMask":
+        return combine(self, other, torch.logical_or)
+
+    def __and__(self, other: "WeightMask") -> "WeightMask":
+        return combine(self, other, torch.logical_and)
+
+    def __eq__(self, other) -> bool:
+        """Whether both prune the same weights."""
+        if not isinstance(other, WeightMask):
+            return NotImplemented
+        return not any(where.any() for where in combine(self, other, torch.logical_xor).layers.values())
+
+    __hash__ = None
+
+    @property
+    def count(self) -> int:
+        """How many weights are pruned."""
+        return sum(int(where.sum()) for where in self.layers.values())
+
+    @property
+    def density(self) -> float:
+        """Share of the layers' weights that are pruned; 0 without layers."""
+        return self.count / max(1, sum(where.numel() for where in self.layers.values()))
+
+    def densities(self) -> dict[str, float]:
+        """The same for each layer: effective densities, whatever share was asked for."""
+        return {name: where.float().mean().item() for name, where in self.layers.items()}
+
+    def save(self, path) -> None:
+        """Write the mask as safetensors (one byte a weight); the file appears whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        save_file({name: where.cpu().contiguous() for name, where in self.layers.items()}, partial)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path) -> "WeightMask":
+        """The mask that `save` wrote. Raises FileNotFoundError, or ValueError for a file that is no mask."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no mask in {path}; write one with WeightMask.save")
+        try:
+            return cls(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a mask that WeightMask.save wrote") from error
+
+
+def combine(one: WeightMask, other: WeightMask, operation) -> WeightMask:
+    layers = {}
+    for name in dict.fromkeys([*one.layers, *other.layers]):
+        a, b = one.layers.get(name), other.layers.get(name)
+        a, b = torch.zeros_like(b) if a is None else a, torch.zeros_like(a) if b is None else b
+        if a.shape != b.shape:
+            raise ValueError(f"the masks of {name} have shapes {[*a.shape]} and {[*b.shape]}: of different models?")
+        layers[name] = operation(a, b.to(a.device))
+    return WeightMask(layers)
+
+
+def empty(network: torch.nn.Module, names) -> WeightMask:
+    """The mask over the layers `names` that prunes nothing. Raises ValueError for an unknown layer."""
+    found = modules(network, names)
+    return WeightMask({name: torch.zeros_like(layer.weight, dtype=torch.bool) for name, layer in found.items()})
+
+
+def of_neurons(network: torch.nn.Module, neurons: Mapping) -> WeightMask:
+    """The mask that prunes whole neurons: {layer: output features}, each a row of the layer's weight.
+
+    Raises ValueError for an unknown layer or a neuron that it has not.
+    """
+    mask = empty(network, neurons)
+    for name, rows in neurons.items():
+        size = len(mask.layers[name])
+        if wrong := [row for row in rows if not 0 <= row < size]:
+            raise ValueError(f"{name} has no neuron {wrong[0]}; it has {size}, counted from 0")
+        mask.layers[name][list(rows)] = True
+    return mask
+
+
+def random_like(mask: WeightMask, seed: int, *, rows: bool = False) -> WeightMask:
+    """A random mask with as many pruned weights in each layer: the control for any mask.
+
+    `rows=True` draws whole neurons, for a mask of whole neurons. Raises ValueError if `mask` is not one.
+    """
+    layers = {}
+    random = torch.Generator().manual_seed(seed)
+    for name, where in mask.layers.items():
+        flat = where.flatten(1)
+        if rows and not torch.equal(flat.any(1), flat.all(1)):
+            raise ValueError(f"the mask of {name} does not prune whole neurons; use rows=False")
+        units = flat.all(1) if rows else where.flatten()
+        drawn = torch.zeros(len(units), dtype=torch.bool)
+        drawn[torch.randperm(len(units), generator=random)[: int(units.sum())]] = True
+        layers[name] = (drawn[:, None].expand_as(flat) if rows else drawn).reshape(where.shape).to(where.device)
+    return WeightMask(layers)
+
+
+@contextmanager
+def pruned(pipe, mask: WeightMask | None):
+    """`pipe` with the mask's weights at zero while the body runs; yields the pipeline.
+
+    On leaving, also by an exception, the weights come back bit for bit; those outside the mask are never touched.
+    None, or a mask of nothing, prunes nothing. Contexts nest. Raises ValueError for a layer that the U-Net has
+    not or a mask of another shape, before anything is changed.
+    """
+    wanted = {} if mask is None else {name: where for name, where in mask.layers.items() if where.any()}
+    layers = modules(pipe.unet, wanted)
+    for name, layer in layers.items():
+        if layer.weight.shape != wanted[name].shape:
+            shapes = f"{[*wanted[name].shape]}, the weight {[*layer.weight.shape]}"
+            raise ValueError(f"the mask of {name} has shape {shapes}: it is another model's")
+    saved = {}
+    try:
+        with torch.no_grad():
+            for name, layer in layers.items():
+                where = wanted[name].to(layer.weight.device)
+                saved[name] = where, layer.weight[where]
+                layer.weight[where] = 0
+        yield pipe
+    finally:
+        with torch.no_grad():
+            for name, (where, values) in saved.items():
+                layers[name].weight[where] = values

@@ -1,0 +1,139 @@
+"""Wanda turned on memorization (Chavhan et al. 2024; concept-prune's code): weights that a caption uses most.
+
+A weight's score is its size times the norm of what flows through it, S_ij = |W_ij| · ‖X_j‖₂. Pruned is what ranks
+high in its row for the memorized caption and higher than for the empty one, at any of the first sampling steps.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn.functional import normalize
+from tqdm.auto import tqdm
+
+from .hooks import trace
+from .masks import WeightMask
+from .models import embed, mlp_layers, value_layers
+from .sampling import GUIDANCE, STEPS, conditions, ddim, initial_noise
+
+CALLS = 10  # the code's τ: U-Net calls, from the first on, whose masks are united
+RHO = 0.01
+
+
+def layers(unet, which: str = "sixteen") -> dict[str, torch.nn.Linear]:
+    """The layers Wanda prunes: "sixteen" `ff.net.2` (the code), or the "seven" of the paper's figures.
+
+    The seven stand in the transformers of NeMo's value layers: down blocks and mid block. That the paper prunes
+    these is our reading of its figures. Raises ValueError for another word.
+    """
+    found = mlp_layers(unet)
+    if which == "sixteen":
+        return found
+    if which != "seven":
+        raise ValueError(f"layers are 'sixteen' or 'seven'; got {which!r}")
+    return {name: found[name] for name in (n.replace("attn2.to_v", "ff.net.2") for n in value_layers(unet))}
+
+
+@torch.no_grad()
+def activation_norms(
+    pipe,
+    prompts=None,
+    *,
+    embeddings: torch.Tensor | None = None,
+    names=None,
+    calls: int = CALLS,
+    seed: int = 0,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    batch: int = 32,
+) -> dict[str, torch.Tensor]:
+    """‖X_j‖₂ of every input feature j of the layers `names` [default: all sixteen]: {name: [calls, 4d]}.
+
+    X are the layer's inputs while the `prompts` (or `embeddings` [B, L, D]) are sampled from the noise of one
+    `seed`, each row scaled to length 1, rows of all tokens, of all prompts and of both halves of
+    classifier-free guidance together, apart for each of the first `calls` U-Net calls. As in the code; there
+    50 PNDM steps and guidance 7.5.
+
+    Raises ValueError for an empty caption or an impossible number of calls.
+    """
+    if not 1 <= calls <= steps:
+        raise ValueError(f"calls={calls} is impossible with {steps} steps; choose 1 to {steps}")
+    names = list(layers(pipe.unet)) if names is None else list(names)
+    y = conditions(pipe, prompts, embeddings)
+    silent, x_T = embed(pipe, "").to(y), initial_noise(pipe, [seed], y.dtype).to(y.device)
+    squares = {name: 0.0 for name in names}
+    with tqdm(total=-(-len(y) // batch) * calls, desc="activation norms", delay=5, leave=False) as bar:
+        for part in y.split(batch):
+            with trace(pipe.unet, names, inputs=True) as seen:
+                ddim(pipe, x_T.expand(len(part), -1, -1, -1), part, silent, max(guidance, 1.0), steps, bar, first=calls)
+            for name in names:
+                # eps as torch's default: a row of zeros stays zero
+                rows = (normalize(X.flatten(0, -2).to(wide(X)), dim=1) for X in seen[name])
+                squares[name] = squares[name] + torch.stack([X.square().sum(0) for X in rows])
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+def wide(x: torch.Tensor) -> torch.dtype:
+    """fp32 at least: halves would tie, and ties reorder ranks."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def score(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    """S_ij = |W_ij| · n_j for a weight [d, m] and norms [..., m]: [..., d, m]."""
+    return weight.abs().to(norms.dtype) * norms[..., None, :]
+
+
+def top(scores: torch.Tensor, rho: float) -> torch.Tensor:
+    """The ⌊ρ·m⌋ highest of each row of scores [..., d, m], as booleans of that shape.
+
+    With rows so short that this is none of them, none is chosen.
+    """
+    count = int(rho * scores.shape[-1])
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    return chosen.scatter_(-1, scores.topk(count).indices, True)
+
+
+def union(weight: torch.Tensor, target: torch.Tensor, base: torch.Tensor, rho: float) -> torch.Tensor:
+    """What one layer loses: weight [d, m], norms for target and base prompts [calls, m] → bool [d, m].
+
+    At each call: in the row's top ρ for the target *and* scored higher than for the base. Calls are united.
+    """
+    found = torch.zeros_like(weight, dtype=torch.bool)
+    for n_target, n_base in zip(target, base, strict=True):
+        # |W_ij| is on both sides of the second test, which therefore compares columns alone
+        found |= top(score(weight, n_target), rho) & (n_target > n_base)
+    return found
+
+
+def prune(
+    pipe,
+    prompts=None,
+    rho: float | tuple[float, ...] = RHO,
+    *,
+    embeddings: torch.Tensor | None = None,
+    base: Mapping[str, torch.Tensor] | None = None,
+    which: str = "sixteen",
+    **options,
+) -> WeightMask | dict[float, WeightMask]:
+    """The mask of the weights that hold what `prompts` (one, or several jointly) are memorized with.
+
+    For several ρ at once, {ρ: mask}. `base` are the `activation_norms` to compare with, of as many base
+    prompts and the same options; default: the empty caption as often as there are prompts. `options` are
+    those of `activation_norms`. The union over calls can prune up to `calls` times ρ: see
+    `WeightMask.densities`.
+
+    Raises ValueError for an empty caption, or ρ outside (0, 1].
+    """
+    several = rho if isinstance(rho, tuple) else (rho,)
+    for share in several:
+        if not 0 < share <= 1:
+            raise ValueError(f"ρ is the share of each row to prune, above 0 and at most 1; got {share}")
+    found = layers(pipe.unet, which)
+    y = conditions(pipe, prompts, embeddings)
+    target = activation_norms(pipe, embeddings=y, names=found, **options)
+    if base is None:
+        base = activation_norms(pipe, embeddings=embed(pipe, "").to(y).expand_as(y), names=found, **options)
+    masks = {
+        share: WeightMask({name: union(layer.weight, target[name], base[name], share) for name, layer in found.items()})
+        for share in several
+    }
+    return masks if isinstance(rho, tuple) else masks[rho]
