@@ -7,9 +7,6 @@ from .hooks import edited, replayed, trace
 from .models import ddim_scheduler
 from .sampling import initial_noise
 
-SLACK = 0.03  # a seed this far below the reference is not asked at every neuron; one neuron moves it far less
-REFRESH = 8  # neurons restored before every seed is asked again
-
 
 def similar(one, other, scales: int = 3) -> torch.Tensor:
     """`detection.similarity`, at a single scale if `scales` is 1."""
@@ -30,9 +27,10 @@ class Ablation:
         scheduler = ddim_scheduler(pipe.scheduler.config)
         scheduler.set_timesteps(steps, device=y.device)
         self.t = scheduler.timesteps[step]
-        self.last = torch.ones(len(seeds), dtype=torch.float64)  # each seed's similarity when last asked about the set that is blocked
+        self.last = torch.ones(len(seeds), dtype=torch.float64)  # each seed's similarity for what is blocked now,
+        self.doubt = torch.zeros_like(self.last)  # and how far it may be off where it was estimated
+        self.slopes = {}
         self.known, self.stored, self.prefix = {}, {}, []
-        self.skipped, self.accepted = False, 0
         self.samples = self.sets = 0
 
     @torch.no_grad()
@@ -53,21 +51,10 @@ class Ablation:
     def differences(self, blocked: dict, which: list[int]) -> torch.Tensor:
         """δ of some seeds with neurons blocked. What stands before the layer in work is replayed, not computed."""
         self.samples += len(which)
-        keep = {}
-        for name, rows in blocked.items():
-            if rows:
-                keep[name] = torch.ones(self.unet.get_submodule(name).out_features).to(self.y)
-                keep[name][rows] = 0
-        edits = {name: (lambda v, name=name: v * keep[name]) for name in keep}
-        x_T, y = self.x_T[which], self.y.expand(len(which), -1, -1)
         ready = all(s in self.stored for s in which)
         past = {m: joined([self.stored[s][m] for s in which]) for m in self.prefix} if ready else {}
-        with (
-            edited(self.unet, edits),
-            replayed(self.unet, past),
-            trace(self.unet, [] if ready else self.prefix) as seen,
-        ):
-            found = self.unet(x_T, self.t, y, return_dict=False)[0] - x_T
+        with replayed(self.unet, past), trace(self.unet, [] if ready else self.prefix) as seen:
+            found = self.forward(self.gates(blocked), which)
         if not ready:
             for place, s in enumerate(which):
                 self.stored[s] = {m: piece(outputs[0], place) for m, outputs in seen.items()}
@@ -85,45 +72,80 @@ class Ablation:
                 return True
         return False
 
-    def stays_below(self, blocked: dict, reference: float, skip: bool = False) -> bool:
+    def stays_below(self, blocked: dict, reference: float, restored: tuple[str, int] | None = None) -> bool:
         """Whether every seed's similarity is below `reference`; if so, `blocked` counts as what is blocked now.
 
-        The highest seed is asked first and can refuse alone. With `skip`, a seed that was below by more than
-        `SLACK` when last asked is passed over, until `REFRESH` sets were accepted; `confirm` asks all in the end.
+        The highest seed is asked first and can refuse alone. Where one neuron (layer, index) is `restored`, the
+        others are asked only if the neuron could lift them to the reference by twice what `estimate` says.
         """
         self.sets += 1
-        skip = skip and self.lazy and self.accepted % REFRESH != REFRESH - 1
-        order = self.last.argsort(descending=True)
-        near = self.last[order] > reference - SLACK
-        near[0] = True
-        asked = order[near] if skip else order
-        scores = {}
+        slope = self.slopes[restored[0]][:, restored[1]] if restored and self.slopes else torch.zeros_like(self.last)
+        expected, doubt = self.last + slope, self.doubt + slope.abs()
+        order = expected.argsort(descending=True)
+        asked = order
+        if restored and self.slopes:
+            near = (expected + doubt)[order] >= reference
+            near[0] = True
+            asked = order[near]
+        scores = torch.zeros(0).to(self.last)
         for group in (asked[:1], asked[1:]) if self.lazy else (asked,):
-            found = self.measure(blocked, group)
-            if (found >= reference).any():
+            scores = torch.cat([scores, self.measure(blocked, group).to(scores)])
+            if (scores >= reference).any():
                 return False
-            scores.update(zip(group.tolist(), found, strict=True))
-        self.last[list(scores)] = torch.stack(list(scores.values())).to(self.last)
-        self.skipped |= len(scores) < len(order)
-        self.accepted += 1
+        self.last, self.doubt = expected.index_put((asked,), scores), doubt.index_fill(0, asked, 0)
         return True
 
     def confirm(self, blocked: dict, reference: float) -> bool:
-        """Whether the seeds that were passed over are below `reference` as well."""
-        if not self.skipped:
-            return True
-        self.last = self.measure(blocked, range(len(self.seeds))).to(self.last)
-        return not (self.last >= reference).any()
+        """Whether the seeds that were only estimated are below `reference` as well."""
+        return not self.doubt.any() or self.highest(blocked) < reference
 
     def highest(self, blocked: dict) -> float:
         """The highest similarity over all seeds: NeMo's `mem`."""
-        self.last = self.measure(blocked, range(len(self.seeds))).to(self.last)
+        self.last, self.doubt = (
+            self.measure(blocked, range(len(self.seeds))).to(self.last),
+            torch.zeros_like(self.doubt),
+        )
         return self.last.max().item()
 
-    def enter(self, layer: str, blocked: dict) -> None:
+    def estimate(self, blocked: dict) -> None:
+        """First-order effect of restoring each neuron on each seed's similarity: one backward pass a seed.
+
+        A value layer is linear, so a blocked neuron is a gate at 0 on its output, and one pass gives the slope
+        at all gates together. Counted as three samples a seed.
+        """
+        if not self.lazy:
+            return
+        slopes = {name: [] for name, rows in blocked.items() if rows}
+        for s in range(len(self.seeds)):
+            gates = self.gates(blocked)
+            with torch.enable_grad():
+                for gate in gates.values():
+                    gate.requires_grad_()
+                score = similar(self.clear[s : s + 1], self.forward(gates, [s]), self.scales)
+                for name, slope in zip(gates, torch.autograd.grad(score.sum(), list(gates.values())), strict=True):
+                    slopes[name].append(slope)
+        self.samples += 3 * len(self.seeds)
+        self.slopes = {name: torch.stack(rows).to(self.last) for name, rows in slopes.items()}
+
+    def gates(self, blocked: dict) -> dict:
+        """0 for blocked neurons and 1 for the others, for each layer with blocked ones: {layer: [out]}."""
+        gates = {}
+        for name, rows in blocked.items():
+            if rows:
+                gates[name] = torch.ones(self.unet.get_submodule(name).out_features).to(self.y)
+                gates[name][rows] = 0
+        return gates
+
+    def enter(self, layer: str) -> None:
         """From now on only neurons of `layer` change: what is computed before it may be kept."""
         self.prefix, self.stored = before(self.unet, layer), {}
-        self.skipped, self.accepted = False, 0
+
+    def forward(self, gates: dict, which: list[int]):
+        """δ of some seeds with the value layers' outputs scaled by `gates`."""
+        edits = {name: (lambda v, name=name: v * gates[name]) for name in gates}
+        with edited(self.unet, edits):
+            x_T, y = self.x_T[which], self.y.expand(len(which), -1, -1)
+            return self.unet(x_T, self.t, y, return_dict=False)[0] - x_T
 
 
 def before(unet, layer: str) -> list[str]:

@@ -1,7 +1,7 @@
 """DoRI's attack: an embedding y_adv under which the model denoises towards a given picture, by gradient descent.
 
-For a known image latent x_0, frozen U-Net: minimise E‖ε − ε_θ(√ᾱ_t x_0 + √(1−ᾱ_t) ε, t, y)‖² over y, with new noise ε and
-timesteps t at each step (Finding DoRI, as public notes describe it; settings they do not give are marked).
+For a known image latent x_0 and a frozen U-Net, minimise E‖ε − ε_θ(√ᾱ_t x_0 + √(1−ᾱ_t) ε, t, y)‖² over y, with new
+noise ε and timesteps t at each step (Finding DoRI, as public notes describe it; our own choices are marked).
 """
 
 import hashlib
@@ -164,7 +164,9 @@ def starts(pipe, init, prompts, seed: int, streams) -> torch.Tensor:
         return y.expand(n, -1, -1)
     # The empty caption's embedding stands for the scale of all: the encoder's last layer norm fixes it.
     known = embed(pipe, "" if prompts is None else prompts)
-    drawn = torch.stack([torch.randn(known.shape[1:], generator=generator(seed, s, "start")) for s in streams]).to(known)
+    drawn = torch.stack([torch.randn(known.shape[1:], generator=generator(seed, s, "start")) for s in streams]).to(
+        known
+    )
     return drawn if init == "normal" else known.mean() + known.std() * drawn
 
 

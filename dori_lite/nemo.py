@@ -12,7 +12,7 @@ import torch
 from .ablation import Ablation, similar
 from .detection import between_seed_similarity, noise_differences
 from .masks import WeightMask, of_neurons
-from .models import embed, value_layers
+from .models import value_layers
 from .sampling import STEPS, conditions
 
 SEEDS = range(10)
@@ -236,15 +236,17 @@ def refine_layers(ablation: Ablation, blocked: dict, reference: float) -> dict:
 
 def refine_neurons(ablation: Ablation, blocked: dict, reference: float) -> dict:
     """Step 3b: the same, neuron by neuron, always against what is blocked at the time."""
-    for name in reversed(blocked):
-        before = blocked
-        for careful in (False, True):
-            blocked = before
-            ablation.enter(name, blocked)
-            for neuron in before[name]:
-                without = blocked | {name: [n for n in blocked[name] if n != neuron]}
-                if ablation.stays_below(without, reference, skip=not careful):
-                    blocked = without
-            if blocked is before or ablation.confirm(blocked, reference):
-                break
-    return blocked
+    if not any(blocked.values()):
+        return blocked
+    ablation.estimate(blocked)
+    for careful in (False, True):
+        found = blocked
+        for name in reversed(blocked):
+            ablation.enter(name)
+            for neuron in blocked[name]:
+                without = found | {name: [n for n in found[name] if n != neuron]}
+                if ablation.stays_below(without, reference, None if careful else (name, neuron)):
+                    found = without
+        if ablation.confirm(found, reference):
+            break
+    return found

@@ -1,4 +1,4 @@
-"""The claims that chapters test, each with its threshold, and the statistics of their verdicts.
+"""The claims that chapters test, each with its threshold, and their verdicts.
 
 Thresholds stand here before the results do. A verdict is a finding, whichever it is: none fails a build.
 The unit is the canary; generation seeds are averaged inside it before anything here is called.
@@ -7,7 +7,9 @@ The unit is the canary; generation seeds are averaged inside it before anything 
 import math
 from dataclasses import dataclass
 
-import numpy as np
+from .statistics import bootstrap, bootstrap_spearman, paired, ratios
+
+__all__ = ["CLAIMS", "Claim", "bootstrap", "bootstrap_spearman", "claim", "paired", "ratios", "summary", "verdict"]
 
 HOLDS, FAILS, UNDECIDED = "holds here", "does not hold here", "undecided"
 # Where a number of the paper was read (nobody here has read the paper's full text), and how far an
@@ -93,6 +95,108 @@ CLAIMS = {
             threshold=0.8,
             rung="association",
         ),
+        # Chapter 3. Thresholds and the reef's settings (`reef.pruning`) were chosen on tuning canaries.
+        Claim(
+            "wanda-hides",
+            "Prune the weights that Wanda names for a memorized caption, and the caption no longer gives the picture.",
+            "mean over canaries of (rate of copies unpruned − rate pruned), own twin, own caption",
+            threshold=0.5,
+            rung="intervention",
+            paper=0.98,  # SD v1.4: 0.98 unpruned − 0.00 pruned
+            source="blog",
+        ),
+        Claim(
+            "nemo-hides",
+            "Block the neurons that NeMo names for a memorized caption, and the caption no longer gives the picture.",
+            "mean over canaries of (rate of copies unpruned − rate pruned), own twin, own caption",
+            threshold=0.5,
+            rung="intervention",
+            paper=0.78,  # SD v1.4: 0.98 unpruned − 0.20 pruned
+            source="blog",
+        ),
+        Claim(
+            "wanda-chooses",
+            "It matters which weights are pruned: as many weights drawn at random in the same layers do not do it.",
+            "mean over canaries of (rate of copies under a random mask of equal density − rate under Wanda's)",
+            threshold=0.3,
+            rung="intervention",
+        ),
+        Claim(
+            "wanda-spares",
+            "Wanda's mask of one caption takes more of its own picture than of the other planted pictures.",
+            "mean over canaries of (loss of its own rate − mean loss of other canaries' rates under the same mask)",
+            threshold=0.3,
+            rung="intervention",
+        ),
+        Claim(
+            "nemo-outliers",
+            "NeMo's premise: a memorized caption excites some value neurons far more than other captions do.",
+            "AUC of the highest |z| of the seven layers, canaries against decoys of one model; the lower twin's",
+            threshold=0.8,
+            rung="association",
+        ),
+        # Chapter 4. The same canaries and masks; triggers after 50 steps unless it says otherwise.
+        Claim(
+            "wanda-returns",
+            "The picture that Wanda hid comes back under a trigger that DoRI finds, and comes from the model: the same "
+            "attack does not give it from the twin that never saw the picture repeat, pruned or not.",
+            "mean over canaries of (rate under the trigger in the own twin, pruned − in the other twin, unpruned or "
+            "pruned, whichever is higher), caption starts",
+            threshold=0.3,
+            rung="counterfactual",
+            paper=0.70,  # SD v1.4: 0.72 pruned by Wanda − 0.02 pictures that are not memorized, unpruned
+            source="figure",
+        ),
+        Claim(
+            "wanda-lift",
+            "DoRI's trigger gives the hidden picture more often than the caption it started from, in the pruned model.",
+            "mean over canaries of (rate under the trigger − rate under the caption), own twin pruned by Wanda",
+            threshold=0.2,
+            rung="intervention",
+            paper=0.72,  # SD v1.4: 0.72 − 0.00
+            source="blog",
+        ),
+        Claim(
+            "nemo-lift",
+            "The same in the model pruned by NeMo.",
+            "mean over canaries of (rate under the trigger − rate under the caption), own twin pruned by NeMo",
+            threshold=0.2,
+            rung="intervention",
+            paper=0.79,  # SD v1.4: 0.99 − 0.20
+            source="blog",
+        ),
+        Claim(
+            "direction",
+            "It takes the trigger's direction, not its length: moving the caption's embedding as far at random does "
+            "not bring the hidden picture back.",
+            "mean over canaries of (rate under the trigger − rate under a random move of equal norm), pruned by Wanda",
+            threshold=0.2,
+            rung="intervention",
+        ),
+        Claim(
+            "random-starts",
+            "Triggers for a hidden picture are found from random embeddings as well, and only where the picture was "
+            "seen to repeat.",
+            "mean over canaries of (rate under the trigger, own twin pruned − other twin unpruned), random starts",
+            threshold=0.3,
+            rung="counterfactual",
+        ),
+        Claim(
+            "membership",
+            "The attack tells what a pruned model has seen: its loss falls lower where the picture was memorized.",
+            "AUC of the mean loss over the last ten steps, own twin pruned against other twin unpruned, caption "
+            "starts; of the two homes the lower",
+            threshold=0.8,
+            rung="counterfactual",
+        ),
+        Claim(
+            "injection",
+            "Long enough, the attack also brings a picture to a model that never saw it repeat: what returns late need "
+            "not have been stored.",
+            "mean over canaries of the rate under the trigger after 200 steps, other twin, unpruned, caption starts",
+            threshold=0.1,
+            rung="intervention",
+        ),
     )
 }
 
@@ -145,85 +249,3 @@ def summary(key: str, estimate: float, low: float, high: float, units: int) -> d
     about = claim(key)
     found = {"estimate": estimate, "low": low, "high": high, "units": units}
     return found | {"threshold": about.threshold, "rung": about.rung, "verdict": verdict(about, estimate, low, high)}
-
-
-def bootstrap(values, seed: int, reps: int = 2000, level: float = 0.95, geometric: bool = False):
-    """Mean over units and its percentile interval: (mean, low, high), by resampling units.
-
-    `values` [units], one number a canary; `geometric` averages their logarithms, for ratios. With fewer
-    than two units, or a NaN among them, the interval is NaN: undecided. Units that all agree give an
-    interval of no width, so read it with their number beside it (and `intervals.upper_limit` for zero counts).
-    """
-    values = np.asarray(values, float)
-    if values.ndim != 1:
-        raise ValueError(f"one number a unit is needed, not an array of shape {values.shape}; average over seeds first")
-    if geometric and (values < 0).any():
-        raise ValueError("a geometric mean needs ratios, and some are negative; call it without geometric=True")
-    n, tail = len(values), (1 - level) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):  # a ratio may be zero or infinite
-        values = np.log(values) if geometric else values
-        mean = values.mean() if n else math.nan
-        means = np.full(1, math.nan)
-        if n >= 2 and not np.isnan(values).any():
-            means = values[np.random.default_rng(seed).integers(n, size=(reps, n))].mean(1)
-        # Ends that occurred, so that nothing is interpolated between infinities.
-        found = mean, np.quantile(means, tail, method="lower"), np.quantile(means, 1 - tail, method="higher")
-        return tuple(float(x) for x in (np.exp(found) if geometric else found))
-
-
-def bootstrap_spearman(x, y, seed: int, reps: int = 2000, level: float = 0.95):
-    """Spearman's ρ of two columns and its percentile interval by resampling units: (ρ, low, high).
-
-    Fewer than three units, or a constant column, give NaN: undecided.
-    """
-    from scipy.stats import rankdata
-
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"both columns need one number a unit; their shapes are {x.shape} and {y.shape}")
-
-    def rho(a, b):  # rows of resampled units
-        a, b = rankdata(a, axis=-1), rankdata(b, axis=-1)
-        a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-
-    if len(x) < 3 or not np.isfinite([x, y]).all():
-        return math.nan, math.nan, math.nan
-    chosen = np.random.default_rng(seed).integers(len(x), size=(reps, len(x)))
-    spread, tail = rho(x[chosen], y[chosen]), (1 - level) / 2
-    spread = spread[np.isfinite(spread)]  # a resample of one unit alone has no ranks to compare
-    estimate = float(rho(x, y))
-    if not len(spread) or math.isnan(estimate):
-        return math.nan, math.nan, math.nan
-    return estimate, float(np.quantile(spread, tail)), float(np.quantile(spread, 1 - tail))
-
-
-def paired(own, other) -> np.ndarray:
-    """`own` − `other` for each unit: [units].
-
-    Mappings and pandas Series are matched by their keys; anything else by position. Raises ValueError
-    when they do not hold the same units.
-    """
-    return np.subtract(*matched(own, other))
-
-
-def ratios(own, other) -> np.ndarray:
-    """`other` ÷ `own` for each unit, matched as in `paired`: [units]. 0 ÷ 0 is NaN, x ÷ 0 is infinite."""
-    own, other = matched(own, other)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return other / own
-
-
-def matched(own, other) -> tuple[np.ndarray, np.ndarray]:
-    if hasattr(own, "keys") != hasattr(other, "keys"):
-        raise ValueError("one side is matched by key and the other by position; give both in the same form")
-    if hasattr(own, "keys"):
-        if set(own.keys()) != set(other.keys()) or len(own) != len(set(own.keys())) or len(other) != len(own):
-            missing = sorted(map(str, set(own.keys()) ^ set(other.keys())))
-            raise ValueError(f"both sides need each unit once; only on one side: {', '.join(missing) or 'none'}")
-        own, other = [own[key] for key in own.keys()], [other[key] for key in own.keys()]  # noqa: SIM118
-    own, other = np.asarray(own, float), np.asarray(other, float)
-    if own.shape != other.shape or own.ndim != 1:
-        raise ValueError(f"both sides need one number a unit; their shapes are {own.shape} and {other.shape}")
-    return own, other

@@ -1,0 +1,375 @@
+"""DoRI's attack: against a loop written out for one target, independence of the batch, every option, clear edges."""
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from dori_lite import dori
+from dori_lite.dori import find_triggers
+from dori_lite.models import embed
+
+CAPTIONS = ["a red fish over sand", "a striped blue fish and one other fish", "a large fish at dusk"]
+STREAMS = ["twin-a/3", 7, "b"]
+QUICK = {"steps": 3, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def exact(pipe):
+    pipe = copy.deepcopy(pipe)
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.double()
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def uneven(pipe):
+    """A pipeline whose prompt embeddings have neither mean 0 nor deviation 1, and not the same for all prompts."""
+    pipe = copy.deepcopy(pipe)
+    norm = next(m for name, m in pipe.text_encoder.named_modules() if name.endswith("final_layer_norm"))
+    norm.weight.copy_(torch.linspace(0.5, 5, len(norm.weight)))
+    norm.bias.copy_(torch.linspace(-1, 3, len(norm.bias)))
+    return pipe
+
+
+@pytest.fixture
+def latents():
+    """Latents of unequal size, so that one taken for another shows."""
+    sizes = torch.tensor([0.5, 1.0, 2.0])[:, None, None, None]
+    return sizes * torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+
+
+@contextmanager
+def watched(unet):
+    """Collects (x_t, t, y) of every call of the U-Net."""
+    seen = []
+    hook = unet.register_forward_pre_hook(lambda _, args: seen.append([a.detach().clone() for a in args]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def close(a, b, tolerance=1e-8):
+    assert a.shape == b.shape and a.dtype == b.dtype
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
+
+
+# ---- the naive version -------------------------------------------------------------------------------
+
+
+def naive(pipe, x_0, start, stream, seed=0, steps=3, band=(0, 1000), positions=None, radius=None, resample=True):
+    """The attack on one target x_0 [1, C, h, w] from start [1, L, D], Adam written out. (y after each step, losses)"""
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    y, first, second, found, losses = start.clone(), 0.0, 0.0, [start], []
+    for step in range(steps):
+        random = dori.generator(seed, str(stream), step if resample else 0)
+        noise = torch.randn(8, *x_0.shape[1:], generator=random).double()
+        t = torch.randint(*band, (8,), generator=random)
+        leaf = y.clone().requires_grad_()
+        x_t = scheduler.add_noise(x_0.expand(8, -1, -1, -1), noise, t)
+        loss = torch.nn.functional.mse_loss(pipe.unet(x_t, t, leaf.expand(8, -1, -1)).sample, noise)
+        loss.backward()
+        gradient = leaf.grad
+        if positions is not None:
+            for token in range(y.shape[1]):
+                if token not in positions:
+                    gradient[:, token] = 0
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        y = y - 0.1 * mean / (square.sqrt() + 1e-8)
+        if radius is not None and (length := (y - start).norm()) > radius:
+            y = start + (y - start) * radius / length
+        found.append(y)
+        losses.append(loss.detach())
+    return torch.cat(found), torch.stack(losses)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"seed": 3, "band": (990, 1000), "positions": [5, 0, 27]},
+        {"radius": 3.0},  # a step moves y by about 2.1
+        {"resample": False, "radius": 1.0, "positions": [1, 2]},
+    ],
+    ids=["plain", "band, positions", "radius", "all the same"],
+)
+def test_the_attack_is_the_naive_one(exact, latents, options):
+    latents, steps, streams = latents[:2].double(), 3, STREAMS[:2]
+    start = embed(exact, CAPTIONS[:2])
+    found = find_triggers(
+        exact, latents, prompts=CAPTIONS[:2], steps=steps, streams=streams, snapshots=range(steps + 1), **options
+    )
+    assert found.embeddings.shape == start.shape and found.losses.shape == (2, steps)
+    assert found.embeddings.dtype == found.losses.dtype == torch.float64
+    for k, stream in enumerate(streams):
+        y, losses = naive(exact, latents[k : k + 1], start[k : k + 1], stream, steps=steps, **options)
+        close(torch.stack([found.snapshots[step][k] for step in range(steps + 1)]), y)
+        close(found.embeddings[k], y[-1])
+        close(found.losses[k], losses)
+
+
+def test_the_papers_settings_are_the_defaults(pipe, latents):
+    with watched(pipe.unet) as seen:
+        found = find_triggers(pipe, latents[:1], prompts=CAPTIONS[0], steps=2)  # 50 steps take long
+    assert dori.STEPS == find_triggers.__kwdefaults__["steps"] == 50
+    assert [len(x) for x, _, _ in seen] == [8, 8] and dori.BATCH == 8 and dori.LR == 0.1
+    slow = find_triggers(pipe, latents[:1], prompts=CAPTIONS[0], steps=2, lr=0.01)
+    torch.testing.assert_close(found.displacement / slow.displacement, torch.tensor([10.0]), rtol=0.1, atol=0)
+
+
+# ---- the batch, seeds and streams --------------------------------------------------------------------
+
+
+def test_a_target_is_its_streams_own_whatever_the_batch(pipe, exact, latents):
+    for model, tolerance in ((exact, 1e-8), (pipe, 1e-3)):
+        options = {**QUICK, "seed": 4}
+        y = embed(model, CAPTIONS)
+        whole = find_triggers(model, latents, y, streams=STREAMS, **options)
+        for k in range(3):
+            part = slice(k, k + 1)
+            alone = find_triggers(model, latents[part], y[part], streams=STREAMS[part], **options)
+            close(alone.embeddings, whole.embeddings[part], tolerance)
+            close(alone.losses, whole.losses[part], tolerance)
+        for samples in (1, 5):
+            with watched(model.unet) as seen:
+                other = find_triggers(model, latents, y, streams=STREAMS, samples=samples, **options)
+            assert max(len(x) for x, _, _ in seen) == max(2, samples // 2 * 2)
+            close(other.embeddings, whole.embeddings, tolerance)
+            close(other.losses, whole.losses, tolerance)
+        turned = find_triggers(model, latents.flip(0), y.flip(0), streams=STREAMS[::-1], **options)
+        close(turned.embeddings.flip(0), whole.embeddings, tolerance)
+
+
+def test_many_starts_of_one_target(exact, latents):
+    """The same latent and start as often as one likes: only the streams part them."""
+    same, y = latents[:1].double().expand(20, -1, -1, -1), embed(exact, CAPTIONS[0])
+    found = find_triggers(exact, same, y, steps=2, batch=1)
+    assert found.embeddings.shape == (20, *y.shape[1:]) and found.losses.shape == (20, 2)
+    assert torch.pdist(found.embeddings.flatten(1)).min() > 0.1
+    close(find_triggers(exact, same[:1], y, steps=2, batch=1, streams=[13]).embeddings[0], found.embeddings[13])
+    twice = find_triggers(exact, same[:2], y, steps=2, batch=1, streams=["a", "a"]).embeddings
+    close(twice[0], twice[1])
+
+
+def test_seeds_and_streams_matter(pipe, latents):
+    def losses(**options):
+        return find_triggers(pipe, latents[:1], prompts=CAPTIONS[0], **QUICK, **options).losses
+
+    plain = losses()
+    assert torch.equal(losses(seed=0, streams=["0"]), plain)
+    different = [plain, losses(seed=1), losses(streams=[1]), losses(seed=1, streams=[1]), losses(seed=11, streams=[""])]
+    assert torch.pdist(torch.cat(different)).min() > 1e-3
+    keys = [(0, "1", 2), (0, "2", 1), (1, "0", 2), (0, "12", 0), (1, "2", 0), (0, "1", "start"), (0, "", 12)]
+    first = {torch.randint(2**60, (1,), generator=dori.generator(*key)).item() for key in keys}
+    assert len(first) == len(keys)
+
+
+# ---- precision, and what must not change -------------------------------------------------------------
+
+
+def test_a_half_precision_unet_is_attacked_in_fp32(pipe, latents):
+    half = copy.deepcopy(pipe).to(torch.bfloat16)
+    states = []
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: states.extend(optimizer.state.values()))
+    found = find_triggers(half, latents, prompts=CAPTIONS, snapshots=[1], **QUICK)
+    hook.remove()
+    kept = [state[key] for state in states for key in ("exp_avg", "exp_avg_sq")]
+    assert len(states) == 3  # one for each step
+    for tensor in (found.embeddings, found.start, found.losses, found.displacement, found.snapshots[1], *kept):
+        assert tensor.dtype == torch.float32
+    full = find_triggers(pipe, latents, embed(half, CAPTIONS).float(), **QUICK)
+    torch.testing.assert_close(found.losses, full.losses, rtol=0.02, atol=0)  # the same draws
+    rounded = found.embeddings - found.embeddings.bfloat16()
+    assert rounded.abs().max() > 1e-4  # y itself has more digits than the U-Net
+
+
+def test_nothing_but_the_embedding_learns(pipe, latents):
+    pipe = copy.deepcopy(pipe)
+    parts = (pipe.unet, pipe.vae, pipe.text_encoder)
+    for part in parts:
+        part.requires_grad_(True)
+    before = [copy.deepcopy(part.state_dict()) for part in parts]
+    y = embed(pipe, CAPTIONS)
+    given, targets = y.clone(), latents.clone()
+    scheduler, config = pipe.scheduler, dict(pipe.scheduler.config)
+    pipe.scheduler.set_timesteps(17)
+    for init in (given, "prompt"):
+        found = find_triggers(pipe, targets, init, prompts=CAPTIONS, snapshots=[0, 3], **QUICK)
+        for tensor in (found.embeddings, found.start, found.losses, *found.snapshots.values()):
+            assert not tensor.requires_grad
+        assert (found.displacement > 0.1).all()
+    for part, state in zip(parts, before, strict=True):
+        assert all(p.grad is None and p.requires_grad for p in part.parameters()) and not part.training
+        assert part.state_dict().keys() == state.keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in part.state_dict().items())
+    assert torch.equal(given, y) and torch.equal(targets, latents)
+    assert pipe.scheduler is scheduler and dict(scheduler.config) == config and len(scheduler.timesteps) == 17
+
+
+# ---- what is returned, and where it starts -----------------------------------------------------------
+
+
+def test_losses_snapshots_start_and_displacement(pipe, latents):
+    options = {"prompts": CAPTIONS, "batch": 2, "streams": STREAMS}
+    found = find_triggers(pipe, latents, **options, steps=4, snapshots=[4, 0, 2])
+    assert found.losses.shape == (3, 4) and set(found.snapshots) == {0, 2, 4}
+    assert torch.equal(found.start, embed(pipe, CAPTIONS))
+    assert torch.equal(found.snapshots[0], found.start) and torch.equal(found.snapshots[4], found.embeddings)
+    shorter = find_triggers(pipe, latents, **options, steps=2)
+    assert shorter.snapshots == {}
+    assert torch.equal(shorter.embeddings, found.snapshots[2])
+    assert torch.equal(shorter.losses, found.losses[:, :2])
+    moved = [(a - b).square().sum().sqrt() for a, b in zip(found.embeddings, found.start, strict=True)]
+    torch.testing.assert_close(found.displacement, torch.stack(moved))
+    # Adam's first step moves every coordinate by the rate, whatever the gradient (up to ε).
+    first = find_triggers(pipe, latents, **options, steps=1)
+    assert (first.embeddings - first.start).abs().median().item() == pytest.approx(0.1, rel=1e-2)
+
+
+def test_starts_from_prompts_and_embeddings(pipe, latents):
+    def start(init="prompt", prompts=None):
+        found = find_triggers(pipe, latents, init, prompts=prompts, steps=1, batch=1)
+        assert found.embeddings.shape == found.start.shape
+        return found.start
+
+    y = embed(pipe, CAPTIONS)
+    assert torch.equal(start(prompts=CAPTIONS), y)
+    for one in (CAPTIONS[0], CAPTIONS[:1]):
+        assert torch.equal(start(prompts=one), y[:1].expand(3, -1, -1))
+    own = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(start(own), own)
+    assert torch.equal(start(own[1:2]), own[1:2].expand(3, -1, -1))
+    assert torch.equal(start(own.double(), prompts=CAPTIONS), own)  # embeddings count, prompts do not
+
+
+@pytest.mark.parametrize("prompts", [None, CAPTIONS[:2]])
+def test_random_starts(uneven, latents, prompts):
+    """Exactly, from the draws of (seed, stream, "start"), and as they should be distributed."""
+    many, y = latents[:1].expand(64, -1, -1, -1), embed(uneven, prompts or "")
+    options = {"prompts": prompts, "steps": 1, "batch": 1, "seed": 2}
+    normal = find_triggers(uneven, many, "normal", **options).start
+    scaled = find_triggers(uneven, many, "random", **options).start
+    drawn = torch.stack([torch.randn(y.shape[1:], generator=dori.generator(2, str(k), "start")) for k in range(64)])
+    assert torch.equal(normal, drawn)
+    torch.testing.assert_close(scaled, y.mean() + y.std() * drawn)
+    assert y.mean() > 0.5 and y.std() > 2
+    for found, mean, std in ((normal, 0.0, 1.0), (scaled, y.mean().item(), y.std().item())):
+        error = std / found.numel() ** 0.5
+        assert found.mean().item() == pytest.approx(mean, abs=4 * error)
+        assert found.std().item() == pytest.approx(std, abs=4 * error)
+        assert found.mean(0).std() < 2 * std / 8  # targets start apart, not from one draw
+    alone = find_triggers(uneven, many[:1], "random", **options, streams=["9"]).start
+    assert torch.equal(alone, scaled[9:10])
+    assert not torch.equal(find_triggers(uneven, many, "normal", **options | {"seed": 3}).start, normal)
+
+
+# ---- the critics' constraints ------------------------------------------------------------------------
+
+
+def test_only_the_named_positions_move(pipe, latents):
+    free, every = [27, 0, 3], range(QUICK["steps"] + 1)
+    options = {"prompts": CAPTIONS, "positions": free, "snapshots": every, **QUICK}
+    for found in (find_triggers(pipe, latents, **options), find_triggers(pipe, latents, **options, radius=0.5)):
+        fixed = [p for p in range(28) if p not in free]
+        for step, y in found.snapshots.items():
+            assert torch.equal(y[:, fixed], found.start[:, fixed])
+            assert step == 0 or ((y - found.start)[:, free].norm(dim=2) > 0.01).all()
+
+
+def test_the_ball_holds_and_binds(pipe, latents):
+    options = {"prompts": CAPTIONS, "snapshots": range(4), **QUICK}
+    plain = find_triggers(pipe, latents, **options)
+    radius = 1.5
+    assert (plain.displacement > 1.5 * radius).all()
+    found = find_triggers(pipe, latents, **options, radius=radius)
+    for step, y in found.snapshots.items():
+        norms = (y - found.start).flatten(1).norm(dim=1)
+        assert (norms <= radius * (1 + 1e-5)).all() and (step == 0 or (norms > 0.99 * radius).all())
+    between = plain.displacement.median().item()  # holds two of the targets back, at the last step alone
+    some = find_triggers(pipe, latents, **options, radius=between)
+    assert plain.displacement.max() > between + 1e-3 and plain.displacement.min() < between - 1e-3
+    torch.testing.assert_close(some.displacement, plain.displacement.clamp(max=between), rtol=1e-4, atol=0)
+
+
+def test_timesteps_stay_in_the_band(pipe, latents):
+    def timesteps(n, band=None):
+        with watched(pipe.unet) as seen:
+            find_triggers(pipe, latents[:n], prompts=CAPTIONS[0], steps=2, batch=10, band=band)
+        return torch.cat([t for _, t, _ in seen])
+
+    assert set(timesteps(1, (3, 6)).tolist()) == {3, 4, 5}
+    assert set(timesteps(1, (999, 1000)).tolist()) == {999} and set(timesteps(1, (0, 1)).tolist()) == {0}
+    every = timesteps(3)
+    assert every.shape == (60,) and 0 <= every.min() < 100 and 900 < every.max() < 1000
+    assert every.float().mean().item() == pytest.approx(499.5, abs=4 * 1000 / (12 * 60) ** 0.5)
+
+
+@pytest.mark.parametrize("resample", [True, False])
+def test_noise_is_fresh_each_step_unless_told(pipe, latents, resample):
+    with watched(pipe.unet) as seen:
+        find_triggers(pipe, latents, prompts=CAPTIONS, resample=resample, **QUICK)
+    for x, t, _ in seen[1:]:
+        assert torch.equal(x, seen[0][0]) == torch.equal(t, seen[0][1]) == (not resample)
+    assert not torch.equal(seen[1][2], seen[0][2])  # y moves all the same
+    assert len({tuple(x.flatten().tolist()) for x in seen[0][0]}) == 6  # noises within a step all differ
+
+
+def test_the_loss_falls(pipe, latents):
+    losses = find_triggers(pipe, latents[:1], prompts=CAPTIONS[0], steps=30, batch=2, resample=False).losses
+    assert (losses[:, -1] < losses[:, 0] - 0.03).all()
+    assert (losses[:, 1:] < losses[:, :-1] + 1e-3).float().mean() > 0.9
+
+
+# ---- errors ------------------------------------------------------------------------------------------
+
+
+def test_errors_are_one_clear_line(pipe, latents, one_line):
+    y = embed(pipe, CAPTIONS)
+
+    def wrong(match, *args, **options):
+        args = args or (latents,)
+        one_line(ValueError, match, find_triggers, pipe, *args, **({"prompts": CAPTIONS, "steps": 1} | options))
+
+    wrong(r"latents have shape \[3, 4, 16, 8\]; this model takes \[B, 4, 16, 16\]", latents[..., :8])
+    wrong(r"latents have shape \[4, 16, 16\]", latents[0])
+    for bad in (torch.nan, torch.inf):
+        wrong("latents hold NaN or infinite", latents.index_fill(2, torch.tensor(3), bad))
+        wrong("starting embeddings hold NaN or infinite", latents, y.index_fill(2, torch.tensor(3), bad))
+    wrong("there are no targets; give the latents of at least one", latents[:0])
+    wrong("2 prompts for 3 targets; give one for each, or one for all", prompts=CAPTIONS[:2])
+    wrong("3 prompts for 2 targets", latents[:2])
+    wrong("caption 1 is empty", prompts=[CAPTIONS[0], "", ""])
+    wrong("there are no prompts", prompts=[])
+    wrong("init='prompt' needs prompts", prompts=None)
+    wrong("init is 'prompt', 'random', 'normal' or embeddings .* got 'zeros'", latents, "zeros")
+    wrong("2 starting embeddings for 3 targets", latents, y[:2])
+    wrong(r"embeddings have shape \[3, 28, 15\]; this model takes \[B, 28, 16\]", latents, y[..., :15])
+    wrong(r"embeddings have shape \[3, 27, 16\]", latents, y[:, 1:])
+    for streams in ([1, 2], [1, 2, 3, 4], []):
+        wrong(f"{len(streams)} streams for 3 targets; give one for each", streams=streams)
+    for positions in ([28], [0, -1], []):
+        wrong("positions are tokens from 0 to 27, at least one; got", positions=positions)
+    for options in ({"radius": 0}, {"radius": -1.0}, {"lr": 0}, {"lr": -0.1}):
+        wrong("lr and radius must be above 0; got", **options)
+    for band in ((5, 5), (6, 5), (-1, 5), (0, 1001), (1000, 1001)):
+        wrong("band is .* with 0 ≤ low < high ≤ 1000; got", band=band)
+    for name in ("steps", "batch"):
+        for value in (0, -1, 1.5, True):
+            wrong(f"{name}={value!r} is not a count; give a whole number from 1 on", **{name: value})
+    wrong("there is no snapshot after 2 of 1 steps; choose 0 to 1", snapshots=[1, 2])
+    wrong("there is no snapshot after -1 of 1 steps", snapshots=[-1])
+
+
+def test_what_is_not_finite_is_said(pipe, latents, one_line):
+    broken = copy.deepcopy(pipe)
+    broken.unet.conv_out.weight[0, 0] = torch.nan
+    match = "the attack's loss is not finite; use a lower lr"
+    one_line(FloatingPointError, match, find_triggers, broken, latents, prompts=CAPTIONS, **QUICK)
+    y = embed(pipe, CAPTIONS)
+    y[1] *= 1e37  # finite, but not what the U-Net makes of it
+    one_line(FloatingPointError, match, find_triggers, pipe, latents, y, **QUICK)

@@ -1,0 +1,179 @@
+"""Masks: sets of weights by hand, whole files or none, and a pipeline that comes back bit for bit."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dori_lite.hooks import edited
+from dori_lite.masks import WeightMask, empty, of_neurons, pruned, random_like
+from dori_lite.models import embed
+from dori_lite.sampling import initial_noise
+
+PLACES = [f"down_blocks.{k}.attentions.{i}" for k in range(3) for i in range(2)] + ["mid_block.attentions.0"]
+NAMES = [f"{place}.transformer_blocks.0.attn2.to_v" for place in PLACES]
+
+
+def mask(**layers):
+    return WeightMask({name: torch.tensor(where, dtype=torch.bool) for name, where in layers.items()})
+
+
+def drawn(names, share, seed):
+    random = torch.Generator().manual_seed(seed)
+    return WeightMask({name: torch.rand(16, 16, generator=random) < share for name in names})
+
+
+@pytest.fixture
+def own(pipe):
+    """A pipeline of the test's own in float64, with negative zeros among its weights, whose sign must come back."""
+    pipe = copy.deepcopy(pipe)
+    pipe.unet.double(), pipe.text_encoder.double()
+    for name in NAMES:
+        pipe.unet.get_submodule(name).weight.data[:, ::3] = -0.0
+    return pipe
+
+
+def weights(pipe):
+    return {name: pipe.unet.get_submodule(name).weight for name in NAMES}
+
+
+def bits(pipe):
+    return {name: weight.clone().view(torch.int64) for name, weight in pipe.unet.state_dict().items()}
+
+
+def same(pipe, before):
+    return all(torch.equal(weight, before[name]) for name, weight in bits(pipe).items())
+
+
+@torch.no_grad()
+def predict(pipe):
+    return pipe.unet(initial_noise(pipe, [1], torch.float64), 500, embed(pipe, "a red fish over sand")).sample
+
+
+def test_sets_of_weights():
+    a, b = mask(p=[[1, 1, 0], [0, 0, 0]], q=[[1, 0]]), mask(p=[[0, 1, 1], [0, 0, 0]], r=[[0, 1]])
+    assert (a | b) == (b | a) == mask(p=[[1, 1, 1], [0, 0, 0]], q=[[1, 0]], r=[[0, 1]])
+    assert (a & b) == (b & a) == mask(p=[[0, 1, 0], [0, 0, 0]])
+    assert list((a | b).layers) == list((a & b).layers) == ["p", "q", "r"]
+    assert a == mask(q=[[1, 0]], p=[[1, 1, 0], [0, 0, 0]], z=[[0]]) == a | mask() and mask(p=[[0]]) == mask()
+    for other in (b, mask(), mask(p=[[1, 1, 0], [0, 0, 0]]), a | mask(z=[[1]]), None):
+        assert a != other and other != a
+    c = a | mask(z=[[0, 0], [0, 0]])
+    assert c.count == 3 and c.density == 3 / 12 and mask().density == mask().count == 0
+    assert c.densities() == pytest.approx({"p": 1 / 3, "q": 1 / 2, "z": 0})
+
+
+def test_empty_and_neurons(pipe):
+    assert empty(pipe.unet, NAMES).count == 0 and list(empty(pipe.unet, NAMES).layers) == NAMES
+    found = of_neurons(pipe.unet, {NAMES[0]: (3, 15), NAMES[1]: []}).layers
+    assert [k for k, row in enumerate(found[NAMES[0]]) if row.all()] == [3, 15]
+    assert found[NAMES[0]].sum() == 32 and not found[NAMES[1]].any()
+
+
+def test_random_masks(pipe):
+    where = drawn(NAMES[:1], 0.3, 0).layers[NAMES[0]]
+    cases = (
+        (WeightMask({"p": where, "q": where, "odd": torch.tensor([[True, False, True]])}), False),
+        (of_neurons(pipe.unet, {NAMES[0]: [0, 3, 15], NAMES[1]: [], NAMES[2]: range(8)}), True),
+        (WeightMask({"conv": (torch.arange(32) < 5).view(-1, 1, 1, 1).expand(32, 2, 3, 3)}), True),
+    )
+    for target, rows in cases:
+        one, again, other = (random_like(target, seed, rows=rows) for seed in (0, 0, 1))
+        assert one == again != other and target not in (one, other)
+        for name, found in one.layers.items():
+            assert found.shape == target.layers[name].shape and found.sum() == target.layers[name].sum()
+            assert not rows or torch.equal(found.flatten(1).any(1), found.flatten(1).all(1))
+    one = random_like(cases[0][0], 0)
+    assert not torch.equal(one.layers["p"], one.layers["q"])  # layers are drawn apart
+    often = sum(random_like(mask(p=[[1, 0], [0, 0]]), seed).layers["p"].int() for seed in range(400))
+    assert often.min() > 60 and often.max() < 140  # every weight has the same chance: 1 in 4
+
+
+def test_files_are_whole_or_not_there(tmp_path, monkeypatch, one_line):
+    path, one = tmp_path / "new" / "folder" / "a.safetensors", drawn(NAMES[:2], 0.2, 0) | mask(z=[[0, 0]])
+    one.save(str(path))
+    assert WeightMask.load(path) == one and WeightMask.load(path).layers.keys() == one.layers.keys()
+    turned = WeightMask({NAMES[0]: one.layers[NAMES[0]].T})  # not contiguous
+    turned.save(path)
+    assert WeightMask.load(str(path)) == turned != one and [*path.parent.iterdir()] == [path]
+
+    def fail(tensors, path):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("dori_lite.masks.save_file", fail)
+    for target in (path, tmp_path / "b.safetensors"):
+        one_line(OSError, "no space left", one.save, target)
+    assert WeightMask.load(path) == turned and not (tmp_path / "b.safetensors").exists()
+
+
+def test_pruned_weights_are_zero_inside_and_come_back(own):
+    before, plain, there = bits(own), predict(own), weights(own)
+    a, b, start = drawn(NAMES[:3], 0.3, 0), drawn(NAMES[1:], 0.3, 1), {n: w.clone() for n, w in there.items()}
+    assert (a & b).count
+
+    def zero(which):
+        where = (empty(own.unet, NAMES) | which).layers
+        return all(torch.equal(w, start[name].masked_fill(where[name], 0)) for name, w in there.items())
+
+    with pytest.raises(InterruptedError), pruned(own, a) as inside:
+        assert inside is own and zero(a) and (predict(own) - plain).abs().max() > 1e-6
+        with pruned(own, b):
+            assert zero(a | b)
+        with pytest.raises(KeyError), pruned(own, b):
+            raise KeyError
+        assert zero(a)
+        raise InterruptedError
+    assert same(own, before) and all(w is there[name] for name, w in weights(own).items())
+    with pruned(own, a):
+        pass
+    assert same(own, before) and torch.equal(predict(own), plain)
+    for nothing in (None, mask(), empty(own.unet, NAMES)):
+        with pruned(own, nothing) as inside:
+            assert inside is own and same(own, before)
+    weight, where = there[NAMES[0]].requires_grad_(), a.layers[NAMES[0]]
+    with pruned(own, a):
+        weight.data += 1  # as training would
+    assert torch.equal(weight, torch.where(where, start[NAMES[0]], start[NAMES[0]] + 1))  # never touched outside
+
+
+def test_pruned_rows_are_silent_neurons(own):
+    for weight in weights(own).values():
+        weight.data += 0.1
+    silent = {NAMES[0]: [0, 5, 6], NAMES[4]: range(10), NAMES[6]: [15]}
+    keep = {name: torch.tensor([float(k not in rows) for k in range(16)]).double() for name, rows in silent.items()}
+    with edited(own.unet, {name: lambda v, ones=ones: v * ones for name, ones in keep.items()}):
+        expected = predict(own)
+    with pruned(own, of_neurons(own.unet, silent)):
+        torch.testing.assert_close(predict(own), expected, rtol=1e-12, atol=1e-12)
+    assert (predict(own) - expected).abs().max() > 1e-6
+
+
+def test_errors_are_one_clear_line(own, tmp_path, one_line):
+    def wrong(match, function, *args, **options):
+        one_line(ValueError, match, function, *args, **options)
+
+    before, good = bits(own), drawn(NAMES[:1], 0.5, 0)
+    for name, size, match in (
+        (NAMES[1], 8, rf"{NAMES[1]} has shape \[16, 8\], the weight \[16, 16\]"),
+        (f"{NAMES[1]}x", 16, rf"no module '{NAMES[1]}x'; there are: .*{NAMES[1]}"),
+    ):
+        bad = good | WeightMask({name: torch.ones(16, size) > 0})
+        wrong(match, pruned(own, bad).__enter__)
+        assert same(own, before)
+    for bad in (torch.ones(2, 2), torch.ones(2) > 0, torch.ones(2, 2, dtype=torch.uint8), [[True]]):
+        wrong("the mask of p must be a boolean tensor of its weight's shape", WeightMask, {"p": bad})
+    for combine in (WeightMask.__or__, WeightMask.__and__):
+        wrong(r"masks of p have shapes \[1, 2\] and \[2, 1\]", combine, mask(p=[[1, 0]]), mask(p=[[1], [0]]))
+    for row in (16, -1):
+        wrong(rf"{NAMES[0]} has no neuron {row}; it has 16, counted", of_neurons, own.unet, {NAMES[0]: [3, row]})
+    wrong("no module 'q'", of_neurons, own.unet, {"q": [0]})
+    wrong("mask of p does not prune whole neurons", random_like, mask(a=[[1, 1]], p=[[1, 1], [1, 0]]), 0, rows=True)
+    one_line(FileNotFoundError, "there is no mask in .*none; write one", WeightMask.load, tmp_path / "none")
+    good.save(tmp_path / "whole")
+    for junk in (b"", b"hello", (tmp_path / "whole").read_bytes()[:-1]):
+        (tmp_path / "junk").write_bytes(junk)
+        wrong("junk is not a mask that WeightMask.save wrote", WeightMask.load, tmp_path / "junk")
+    save_file({"p": torch.ones(2, 2)}, tmp_path / "floats")
+    wrong("the mask of p must be a boolean tensor", WeightMask.load, tmp_path / "floats")

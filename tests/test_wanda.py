@@ -1,0 +1,181 @@
+"""Wanda: against the specification written out in loops over calls, halves, tokens, rows and sorted scores."""
+
+import copy
+
+import pytest
+import torch
+
+from dori_lite.masks import WeightMask
+from dori_lite.models import ddim_scheduler, embed
+from dori_lite.wanda import activation_norms, layers, prune, top, union
+
+CAPTIONS = ["a red fish over sand", "a striped blue fish and one other fish"]
+OPTIONS = {"calls": 3, "steps": 4, "seed": 5, "guidance": 7.5}
+SEVEN = [f"down_blocks.{k}.attentions.{i}" for k in range(3) for i in range(2)] + ["mid_block.attentions.0"]
+RHOS = (0.05, 0.12, 0.3)  # 3.2, 7.7 and 19.2 weights of a row of 64
+
+
+@pytest.fixture(scope="module")
+def exact(pipe):
+    """The shared pipeline in float64, made to heed the timestep: with one channel a group it would not."""
+    pipe = copy.deepcopy(pipe)
+    for module in pipe.unet.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.num_groups = 2
+    pipe.unet.double(), pipe.text_encoder.double()
+    return pipe
+
+
+@torch.no_grad()
+def naive_norms(pipe, captions, halves=(0, 1), guidance=7.5):
+    """{layer: [call, feature]} by one U-Net call a caption and half, watching what leaves the GEGLU."""
+    gates = {n.replace("net.0", "net.2"): m for n, m in pipe.unet.named_modules() if n.endswith("ff.net.0")}
+    norms, seen, hooks = {name: torch.zeros(3, 64).double() for name in sorted(gates)}, {}, []
+    for name, gate in gates.items():
+        hooks.append(gate.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out[0]})))
+    for caption in captions:
+        x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        scheduler = ddim_scheduler(pipe.scheduler.config)
+        scheduler.set_timesteps(4)
+        for call, t in enumerate(scheduler.timesteps[:3]):
+            noises = []
+            for half, text in enumerate(("", caption)):
+                noises.append(pipe.unet(x, t, embed(pipe, text)).sample)
+                for name in norms if half in halves else ():
+                    for token in seen[name]:
+                        token = token / token.square().sum().sqrt()
+                        norms[name][call] = (norms[name][call] ** 2 + token**2).sqrt()
+            x = scheduler.step(noises[0] + guidance * (noises[1] - noises[0]), t, x).prev_sample
+    for hook in hooks:
+        hook.remove()
+    return norms
+
+
+def naive_mask(pipe, target, base, rho, calls=range(3), compare=True):
+    masks = {name: torch.zeros(16, 64, dtype=torch.bool) for name in target}
+    for name, mask in masks.items():
+        for call in calls:
+            sizes = pipe.unet.get_submodule(name).weight.abs()
+            scores, base_scores = ((sizes * norms[name][call]).tolist() for norms in (target, base))
+            for i, row in enumerate(scores):
+                for j in sorted(range(64), key=row.__getitem__, reverse=True)[: int(rho * 64)]:
+                    mask[i, j] |= row[j] > base_scores[i][j] or not compare
+    return WeightMask(masks)
+
+
+@pytest.fixture(scope="module")
+def naive(exact):
+    return naive_norms(exact, CAPTIONS), naive_norms(exact, ["", ""])
+
+
+@pytest.fixture(scope="module")
+def found(exact):
+    return prune(exact, CAPTIONS, RHOS, **OPTIONS)
+
+
+def close(a, b):
+    assert list(a) == list(b)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-10, atol=1e-12)
+
+
+def test_norms_are_the_specification(exact, naive):
+    target, base = naive
+    for batch in (1, 2, 32):
+        close(activation_norms(exact, CAPTIONS, batch=batch, **OPTIONS), target)
+    close(activation_norms(exact, embeddings=embed(exact, ["", ""]), **OPTIONS), base)
+    unguided = naive_norms(exact, CAPTIONS[:1], guidance=1.0)
+    for guidance in (1.0, 0.0):  # both halves are still looked at
+        close(activation_norms(exact, CAPTIONS[:1], **OPTIONS | {"guidance": guidance}), unguided)
+    for name, norms in target.items():
+        assert (norms[0] - norms[1]).abs().max() > 1e-6, name  # calls differ: a mix-up would show
+    names = list(target)[3:1:-1]
+    close(activation_norms(exact, CAPTIONS, names=iter(names), **OPTIONS), {name: target[name] for name in names})
+
+
+@pytest.mark.parametrize("rho", RHOS)
+def test_masks_are_the_specification(exact, naive, found, rho):
+    expected = naive_mask(exact, *naive, rho)
+    assert found[rho] == expected and list(found[rho].layers) == sorted(naive[0]) and min(expected.densities().values())
+    # Each part of the specification matters here: leaving it out would show.
+    conditional = [naive_norms(exact, captions, halves=[1]) for captions in (CAPTIONS, ["", ""])]
+    assert naive_mask(exact, *conditional, rho) != expected
+    assert naive_mask(exact, *naive, rho, compare=False) != expected
+    for call in range(3):
+        assert naive_mask(exact, *naive, rho, calls=[call]) != expected
+
+
+def test_options_of_prune(exact, naive, found):
+    assert list(found) == list(RHOS) and prune(exact, CAPTIONS, (0.3,), **OPTIONS) == {0.3: found[0.3]}
+    assert prune(exact, CAPTIONS[::-1], 0.12, batch=1, **OPTIONS) == found[0.12]
+    assert prune(exact, embeddings=embed(exact, CAPTIONS), rho=0.12, **OPTIONS) == found[0.12]
+    one, other = (prune(exact, caption, 0.12, **OPTIONS) for caption in CAPTIONS)
+    assert found[0.12] not in (one, other, one | other, one & other)  # jointly is something else
+    assert prune(exact, embeddings=embed(exact, CAPTIONS[0])[0], rho=0.12, **OPTIONS) == one
+    seven = prune(exact, CAPTIONS, 0.12, which="seven", **OPTIONS).layers
+    assert list(seven) == list(layers(exact.unet, "seven")) == [f"{p}.transformer_blocks.0.ff.net.2" for p in SEVEN]
+    assert all(torch.equal(where, found[0.12].layers[name]) for name, where in seven.items())
+    base = naive_norms(exact, ["a large fish at dusk", "two green fish"])
+    against = prune(exact, CAPTIONS, 0.12, base=base, **OPTIONS)
+    assert against == naive_mask(exact, naive[0], base, 0.12) != found[0.12]
+    everything = prune(exact, CAPTIONS, 1.0, **OPTIONS)
+    assert everything == everything | found[0.3] and everything.density < 1
+
+
+def test_defaults_are_the_codes(pipe):
+    default, stated = {}, {"calls": 10, "seed": 0, "guidance": 5.0, "steps": 25}
+    for options in ({}, *({key: 1 + value} for key, value in stated.items())):
+        found = activation_norms(pipe, CAPTIONS[0], **stated | options)
+        default = default or activation_norms(pipe, CAPTIONS[0])
+        assert all(torch.equal(found[n], default[n]) for n in found) == (not options), options
+
+
+def test_rows_of_halves_are_scaled_in_single_precision(exact):
+    """Every row has length 1, so that the squares of a layer's norms sum to its number of rows."""
+    coarse = copy.deepcopy(exact)
+    coarse.unet.bfloat16(), coarse.text_encoder.bfloat16()
+    norms = activation_norms(coarse, CAPTIONS, calls=1, steps=1)
+    for place, tokens in ((SEVEN[0], 256), (SEVEN[-1], 4)):
+        found = norms[f"{place}.transformer_blocks.0.ff.net.2"]
+        assert found.dtype == torch.float32 and found.square().sum().item() == pytest.approx(4 * tokens, rel=1e-5)
+    mask = prune(coarse, CAPTIONS, 0.12, calls=1, steps=1)
+    assert mask.count > 0 and not any(where.sum(1).max() > 7 for where in mask.layers.values())
+
+
+def test_the_pipeline_is_left_alone_and_a_row_of_zeros_stays_zero(exact):
+    dead, name = copy.deepcopy(exact), "mid_block.attentions.0.transformer_blocks.0.ff.net"
+    for weight in dead.unet.get_submodule(f"{name}.0").parameters():
+        weight.zero_()
+    dead.scheduler.set_timesteps(17)
+    before = copy.deepcopy(dead.unet.state_dict())
+    assert torch.equal(activation_norms(dead, CAPTIONS, **OPTIONS)[f"{name}.2"], torch.zeros(3, 64).double())
+    assert not prune(dead, CAPTIONS, 0.3, **OPTIONS).layers[f"{name}.2"].any()
+    assert all(torch.equal(weight, before[key]) for key, weight in dead.unet.state_dict().items())
+    assert len(dead.scheduler.timesteps) == 17 and not any(module._forward_hooks for module in dead.unet.modules())
+
+
+def test_top_and_union_by_hand():
+    scores = torch.tensor([[3.0, 1, 2, 0, 9], [0, 5, 4, 7, 6]])
+    assert top(scores, 0.4).int().tolist() == [[1, 0, 0, 0, 1], [0, 0, 0, 1, 1]]
+    assert top(scores, 0.59).sum() == 4 and top(scores, 0.19).sum() == 0 and top(scores, 1).all()  # rounded down
+    # Weights' signs do not matter. Call 0 ranks columns 0 and 1 and drops 1, which the base uses as much.
+    weight = torch.tensor([[-3.0, 2, 1, 0.1]])
+    target, base = torch.tensor([[1.0, 1, 1, 0.5], [0, 0, 1, 1]]), torch.tensor([[0.5, 1, 0.5, 0], [2, 2, 0, 2]])
+    assert union(weight, target[:1], base[:1], 0.5).tolist() == [[True, False, False, False]]
+    assert union(weight, target[1:], base[1:], 0.5).tolist() == [[False, False, True, False]]
+    assert union(weight, target, base, 0.5).tolist() == [[True, False, True, False]]
+
+
+def test_errors_are_one_clear_line(pipe, one_line):
+    def wrong(match, function, *args, **options):
+        one_line(ValueError, match, function, pipe, *args, **options)
+
+    for rho in (0, -0.1, 1.01, 10, float("nan"), (0.1, 0.0), (0.1, 2)):
+        wrong("ρ is the share of each row to prune, above 0 and at most 1; got", prune, CAPTIONS, rho)
+    wrong("layers are 'sixteen' or 'seven'; got 'eight'", prune, CAPTIONS, 0.1, which="eight")
+    for function in (prune, activation_norms):
+        wrong("caption 1 is empty", function, [CAPTIONS[0], " "])
+        wrong("give either prompts or embeddings", function)
+        for calls, steps in ((0, 25), (26, 25), (5, 4)):
+            match = f"calls={calls} is impossible with {steps} steps; choose 1 to {steps}"
+            wrong(match, function, CAPTIONS, calls=calls, steps=steps)
