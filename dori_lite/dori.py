@@ -19,7 +19,7 @@ STEPS, LR, BATCH = 50, 0.1, 8  # the paper's, from the notes
 SAMPLES = 96  # noisy latents in one pass through the U-Net
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Triggers:
     """What an attack found for N targets. y_adv are the `embeddings` [N, L, D], fp32, from `start` [N, L, D].
 
@@ -38,6 +38,7 @@ class Triggers:
         return (self.embeddings - self.start).flatten(1).norm(dim=1)
 
 
+@torch.enable_grad()
 def find_triggers(
     pipe,
     latents: torch.Tensor,
@@ -67,19 +68,20 @@ def find_triggers(
     (low, high) draws t with low ≤ t < high; `resample=False` fixes ε and t for all steps.
 
     Draws belong to (`seed`, target's entry in `streams` [default: 0, 1, …], step): a target's result does not
-    depend on the others beside it. `samples` bounds a U-Net batch. y and Adam's state are fp32 or wider; on CUDA an
-    fp16 U-Net runs under autocast. Mean reduction, all tokens free and no constraint are our choices; the notes
-    name none.
+    depend on the others beside it. `samples` bounds a U-Net batch, which holds one target at least. y and Adam's
+    state are fp32 or wider; on CUDA an fp16 U-Net runs under autocast. Mean reduction, all tokens free and no
+    constraint are our choices; the notes name none.
 
     Raises ValueError for latents or embeddings of a wrong shape or not finite and for impossible settings,
     FloatingPointError when a loss is no longer finite.
     """
+    snapshots = list(snapshots)
     check(pipe, latents, steps, lr, batch, snapshots, radius)
     n, dtype = len(latents), torch.promote_types(pipe.unet.dtype, torch.float32)
     streams = [str(k) for k in (range(n) if streams is None else streams)]
     if len(streams) != n:
         raise ValueError(f"{len(streams)} streams for {n} targets; give one for each")
-    start = starts(pipe, init, prompts, seed, streams).to(dtype)
+    start = starts(pipe, init, prompts, seed, streams, dtype)
     low, high = check_band(band, pipe.scheduler.config.num_train_timesteps)
     free = free_positions(start, positions)
     y = start.clone().requires_grad_()
@@ -143,31 +145,30 @@ def generator(seed: int, stream: str, step) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def starts(pipe, init, prompts, seed: int, streams) -> torch.Tensor:
-    """y⁽⁰⁾ of each target, [N, L, D]."""
+def starts(pipe, init, prompts, seed: int, streams, dtype) -> torch.Tensor:
+    """y⁽⁰⁾ of each target, [N, L, D], in `dtype`: given and drawn embeddings are not rounded to the U-Net's."""
     n = len(streams)
     if isinstance(init, torch.Tensor):
-        y = conditions(pipe, None, init)
-        if len(y) not in (1, n):
-            raise ValueError(f"{len(y)} starting embeddings for {n} targets; give one for each")
-        if not torch.isfinite(init).all():
+        conditions(pipe, None, init)  # its shape
+        y = init.detach().to(pipe.unet.device, dtype)
+        y = y if y.ndim == 3 else y[None]
+        if not torch.isfinite(y).all():
             raise ValueError("the starting embeddings hold NaN or infinite values")
-        return y.to(init.dtype).expand(n, -1, -1)
-    if init not in ("prompt", "random", "normal"):
-        raise ValueError(f"init is 'prompt', 'random', 'normal' or embeddings [N, L, D]; got {init!r}")
-    if init == "prompt":
+    elif init == "prompt":
         if prompts is None:
             raise ValueError("init='prompt' needs prompts: one for each target, or one for all")
-        y = conditions(pipe, prompts, None)
-        if len(y) not in (1, n):
-            raise ValueError(f"{len(y)} prompts for {n} targets; give one for each, or one for all")
-        return y.expand(n, -1, -1)
-    # The empty caption's embedding stands for the scale of all: the encoder's last layer norm fixes it.
-    known = embed(pipe, "" if prompts is None else prompts)
-    drawn = torch.stack([torch.randn(known.shape[1:], generator=generator(seed, s, "start")) for s in streams]).to(
-        known
-    )
-    return drawn if init == "normal" else known.mean() + known.std() * drawn
+        y = conditions(pipe, prompts, None).to(dtype)
+    elif init in ("random", "normal"):
+        # The empty caption's embedding stands for the scale of all: the encoder's last layer norm fixes it.
+        known = embed(pipe, "").to(dtype) if prompts is None else conditions(pipe, prompts, None).to(dtype)
+        shape = known.shape[1:]
+        y = torch.stack([torch.randn(shape, generator=generator(seed, s, "start")) for s in streams]).to(known)
+        y = y if init == "normal" else known.mean() + known.std() * y
+    else:
+        raise ValueError(f"init is 'prompt', 'random', 'normal' or embeddings [N, L, D]; got {init!r}")
+    if len(y) not in (1, n):
+        raise ValueError(f"{len(y)} starts for {n} targets; give one for each, or one for all")
+    return y.expand(n, -1, -1)
 
 
 def free_positions(y: torch.Tensor, positions) -> torch.Tensor | None:
@@ -175,7 +176,7 @@ def free_positions(y: torch.Tensor, positions) -> torch.Tensor | None:
     if positions is None:
         return None
     length, positions = y.shape[1], list(positions)
-    if not positions or any(not 0 <= p < length for p in positions):
+    if not positions or any(not isinstance(p, int) or not 0 <= p < length for p in positions):
         raise ValueError(f"positions are tokens from 0 to {length - 1}, at least one; got {positions}")
     free = torch.zeros(length, 1, dtype=y.dtype, device=y.device)
     free[positions] = 1
@@ -197,14 +198,14 @@ def check(pipe, latents, steps, lr, batch, snapshots, radius) -> None:
     for name, value in (("steps", steps), ("batch", batch)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} is not a count; give a whole number from 1 on")
-    if lr <= 0 or (radius is not None and radius <= 0):
+    if not lr > 0 or (radius is not None and not radius > 0):  # NaN is not above 0 either
         raise ValueError(f"lr and radius must be above 0; got lr={lr}, radius={radius}")
     if wrong := [s for s in snapshots if not 0 <= s <= steps]:
         raise ValueError(f"there is no snapshot after {wrong[0]} of {steps} steps; choose 0 to {steps}")
 
 
 def check_band(band, total: int) -> tuple[int, int]:
-    low, high = (0, total) if band is None else band
-    if not 0 <= low < high <= total:
-        raise ValueError(f"band is (low, high) with 0 ≤ low < high ≤ {total}; got {band}")
-    return low, high
+    ends = (0, total) if band is None else tuple(band)
+    if len(ends) != 2 or not all(isinstance(end, int) for end in ends) or not 0 <= ends[0] < ends[1] <= total:
+        raise ValueError(f"band is whole numbers (low, high) with 0 ≤ low < high ≤ {total}; got {band}")
+    return ends

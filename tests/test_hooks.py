@@ -1,6 +1,7 @@
 """Hooks: against products written out by hand; modules that would spoil everything if they ran; no trace left."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -37,10 +38,6 @@ def run(unet, inputs):
     return unet(*inputs, return_dict=False)[0]
 
 
-def value(unet, name, y):
-    return y @ unet.get_submodule(name).weight.T
-
-
 def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
@@ -48,6 +45,7 @@ def close(a, b):
 def test_trace_keeps_outputs_or_inputs_of_every_call(unet, inputs):
     x, t, y = inputs
     plain, names = run(unet, inputs), [MIDDLE, VALUE]
+    weights = {name: unet.get_submodule(name).weight for name in names}
     with trace(unet, iter(names)) as outputs, trace(unet, names, inputs=True) as given:
         assert torch.equal(run(unet, inputs), plain)  # watching changes nothing
         run(unet, (x, t, 2 * y))
@@ -55,16 +53,16 @@ def test_trace_keeps_outputs_or_inputs_of_every_call(unet, inputs):
     assert list(outputs) == list(given) == names
     for name in names:
         assert len(outputs[name]) == 2 and torch.equal(torch.stack(given[name]), torch.stack([y, 2 * y]))
-        close(torch.stack(outputs[name]), torch.stack([value(unet, name, y), value(unet, name, 2 * y)]))
+        close(torch.stack(outputs[name]), torch.stack([y, 2 * y]) @ weights[name].T)
     leaf = y.clone().requires_grad_()
     with trace(unet, names) as found:
         unet(x, t, leaf)
     (gradient,) = torch.autograd.grad(found[VALUE][0].sum(), leaf)
-    close(gradient, unet.get_submodule(VALUE).weight.sum(0).expand_as(y))
+    close(gradient, weights[VALUE].sum(0).expand_as(y))
 
 
 def test_edits_reach_what_follows_in_the_order_of_the_contexts(unet, inputs):
-    plain, v = run(unet, inputs), value(unet, VALUE, inputs[2])
+    plain, v, middle = run(unet, inputs), *(inputs[2] @ unet.get_submodule(n).weight.T for n in (VALUE, MIDDLE))
     add, double = {VALUE: lambda v: v + 1}, {VALUE: lambda v: 2 * v}
     for outer, inner, expected in ((add, double, 2 * (v + 1)), (double, add, 2 * v + 1)):
         with trace(unet, [VALUE]) as before, edited(unet, outer), edited(unet, inner), trace(unet, [VALUE]) as after:
@@ -77,7 +75,7 @@ def test_edits_reach_what_follows_in_the_order_of_the_contexts(unet, inputs):
     with edited(unet, add | {MIDDLE: lambda v: v * 3}), trace(unet, [VALUE, MIDDLE]) as found:
         run(unet, inputs)
     close(found[VALUE][0], v + 1)  # each module has its own edit
-    close(found[MIDDLE][0], 3 * value(unet, MIDDLE, inputs[2]))
+    close(found[MIDDLE][0], 3 * middle)
 
 
 def test_replayed_modules_do_not_run(unet, inputs):
@@ -113,23 +111,17 @@ def test_nested_replays_come_back_one_by_one(unet):
 
 
 def test_nothing_is_left_behind(unet):
-    stored = dict.fromkeys((VALUE, MIDDLE), torch.zeros(2))
-    kinds = (
-        lambda: trace(unet, stored),
-        lambda: edited(unet, dict.fromkeys(stored, torch.relu)),
-        lambda: replayed(unet, stored),
-    )
-    for outer in kinds:
-        with outer():
-            assert hooks_on(unet) == 2
+    two = dict.fromkeys((VALUE, MIDDLE), torch.relu)
+    for outer, inner in product((trace, edited, replayed), repeat=2):
+        with outer(unet, two), inner(unet, two):
+            pass
         assert hooks_on(unet) == 0
-        for inner in kinds:
-            with pytest.raises(KeyError), outer():
-                with pytest.raises(KeyError), inner():
-                    raise KeyError
-                assert hooks_on(unet) == 2  # the outer one's
+        with pytest.raises(KeyError), outer(unet, two):
+            with pytest.raises(KeyError), inner(unet, two):
                 raise KeyError
-            assert hooks_on(unet) == 0
+            assert hooks_on(unet) == 2  # the outer one's
+            raise KeyError
+        assert hooks_on(unet) == 0
 
 
 def test_errors_are_one_clear_line(unet, inputs, one_line):

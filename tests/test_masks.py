@@ -34,16 +34,10 @@ def own(pipe):
     return pipe
 
 
-def weights(pipe):
-    return {name: pipe.unet.get_submodule(name).weight for name in NAMES}
-
-
-def bits(pipe):
-    return {name: weight.clone().view(torch.int64) for name, weight in pipe.unet.state_dict().items()}
-
-
 def same(pipe, before):
-    return all(torch.equal(weight, before[name]) for name, weight in bits(pipe).items())
+    """Bit for bit, as torch.equal alone is not: it takes -0.0 for 0.0."""
+    bits = ({k: w.view(torch.int64) for k, w in weights.items()} for weights in (pipe.unet.state_dict(), before))
+    return all(torch.equal(a, b) for a, b in zip(*(weights.values() for weights in bits), strict=True))
 
 
 @torch.no_grad()
@@ -51,7 +45,7 @@ def predict(pipe):
     return pipe.unet(initial_noise(pipe, [1], torch.float64), 500, embed(pipe, "a red fish over sand")).sample
 
 
-def test_sets_of_weights():
+def test_sets_of_weights(pipe):
     a, b = mask(p=[[1, 1, 0], [0, 0, 0]], q=[[1, 0]]), mask(p=[[0, 1, 1], [0, 0, 0]], r=[[0, 1]])
     assert (a | b) == (b | a) == mask(p=[[1, 1, 1], [0, 0, 0]], q=[[1, 0]], r=[[0, 1]])
     assert (a & b) == (b & a) == mask(p=[[0, 1, 0], [0, 0, 0]])
@@ -62,9 +56,6 @@ def test_sets_of_weights():
     c = a | mask(z=[[0, 0], [0, 0]])
     assert c.count == 3 and c.density == 3 / 12 and mask().density == mask().count == 0
     assert c.densities() == pytest.approx({"p": 1 / 3, "q": 1 / 2, "z": 0})
-
-
-def test_empty_and_neurons(pipe):
     assert empty(pipe.unet, NAMES).count == 0 and list(empty(pipe.unet, NAMES).layers) == NAMES
     found = of_neurons(pipe.unet, {NAMES[0]: (3, 15), NAMES[1]: []}).layers
     assert [k for k, row in enumerate(found[NAMES[0]]) if row.all()] == [3, 15]
@@ -109,13 +100,14 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch, one_line):
 
 
 def test_pruned_weights_are_zero_inside_and_come_back(own):
-    before, plain, there = bits(own), predict(own), weights(own)
-    a, b, start = drawn(NAMES[:3], 0.3, 0), drawn(NAMES[1:], 0.3, 1), {n: w.clone() for n, w in there.items()}
+    before, plain = copy.deepcopy(own.unet.state_dict()), predict(own)
+    a, b = drawn(NAMES[:3], 0.3, 0), drawn(NAMES[1:], 0.3, 1)
+    there = {name: own.unet.get_submodule(name).weight for name in NAMES}
     assert (a & b).count
 
     def zero(which):
         where = (empty(own.unet, NAMES) | which).layers
-        return all(torch.equal(w, start[name].masked_fill(where[name], 0)) for name, w in there.items())
+        return all(torch.equal(w, before[f"{n}.weight"].masked_fill(where[n], 0)) for n, w in there.items())
 
     with pytest.raises(InterruptedError), pruned(own, a) as inside:
         assert inside is own and zero(a) and (predict(own) - plain).abs().max() > 1e-6
@@ -125,22 +117,20 @@ def test_pruned_weights_are_zero_inside_and_come_back(own):
             raise KeyError
         assert zero(a)
         raise InterruptedError
-    assert same(own, before) and all(w is there[name] for name, w in weights(own).items())
+    assert same(own, before) and all(own.unet.get_submodule(n).weight is w for n, w in there.items())
     with pruned(own, a):
         pass
     assert same(own, before) and torch.equal(predict(own), plain)
     for nothing in (None, mask(), empty(own.unet, NAMES)):
         with pruned(own, nothing) as inside:
             assert inside is own and same(own, before)
-    weight, where = there[NAMES[0]].requires_grad_(), a.layers[NAMES[0]]
+    (weight, *_), (where, *_), start = there.values(), a.layers.values(), before[f"{NAMES[0]}.weight"]
     with pruned(own, a):
         weight.data += 1  # as training would
-    assert torch.equal(weight, torch.where(where, start[NAMES[0]], start[NAMES[0]] + 1))  # never touched outside
+    assert torch.equal(weight, torch.where(where, start, start + 1))  # those outside were never touched
 
 
 def test_pruned_rows_are_silent_neurons(own):
-    for weight in weights(own).values():
-        weight.data += 0.1
     silent = {NAMES[0]: [0, 5, 6], NAMES[4]: range(10), NAMES[6]: [15]}
     keep = {name: torch.tensor([float(k not in rows) for k in range(16)]).double() for name, rows in silent.items()}
     with edited(own.unet, {name: lambda v, ones=ones: v * ones for name, ones in keep.items()}):
@@ -154,7 +144,7 @@ def test_errors_are_one_clear_line(own, tmp_path, one_line):
     def wrong(match, function, *args, **options):
         one_line(ValueError, match, function, *args, **options)
 
-    before, good = bits(own), drawn(NAMES[:1], 0.5, 0)
+    before, good = copy.deepcopy(own.unet.state_dict()), drawn(NAMES[:1], 0.5, 0)
     for name, size, match in (
         (NAMES[1], 8, rf"{NAMES[1]} has shape \[16, 8\], the weight \[16, 16\]"),
         (f"{NAMES[1]}x", 16, rf"no module '{NAMES[1]}x'; there are: .*{NAMES[1]}"),

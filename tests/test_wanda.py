@@ -7,7 +7,7 @@ import torch
 
 from dori_lite.masks import WeightMask
 from dori_lite.models import ddim_scheduler, embed
-from dori_lite.wanda import activation_norms, layers, prune, top, union
+from dori_lite.wanda import activation_norms, layers, prune
 
 CAPTIONS = ["a red fish over sand", "a striped blue fish and one other fish"]
 OPTIONS = {"calls": 3, "steps": 4, "seed": 5, "guidance": 7.5}
@@ -68,11 +68,6 @@ def naive(exact):
     return naive_norms(exact, CAPTIONS), naive_norms(exact, ["", ""])
 
 
-@pytest.fixture(scope="module")
-def found(exact):
-    return prune(exact, CAPTIONS, RHOS, **OPTIONS)
-
-
 def close(a, b):
     assert list(a) == list(b)
     for name in a:
@@ -93,20 +88,21 @@ def test_norms_are_the_specification(exact, naive):
     close(activation_norms(exact, CAPTIONS, names=iter(names), **OPTIONS), {name: target[name] for name in names})
 
 
-@pytest.mark.parametrize("rho", RHOS)
-def test_masks_are_the_specification(exact, naive, found, rho):
-    expected = naive_mask(exact, *naive, rho)
-    assert found[rho] == expected and list(found[rho].layers) == sorted(naive[0]) and min(expected.densities().values())
-    # Each part of the specification matters here: leaving it out would show.
+def test_masks_are_the_specification(exact, naive):
+    found = prune(exact, CAPTIONS, RHOS, **OPTIONS)
     conditional = [naive_norms(exact, captions, halves=[1]) for captions in (CAPTIONS, ["", ""])]
-    assert naive_mask(exact, *conditional, rho) != expected
-    assert naive_mask(exact, *naive, rho, compare=False) != expected
-    for call in range(3):
-        assert naive_mask(exact, *naive, rho, calls=[call]) != expected
+    assert list(found) == list(RHOS)
+    for rho, mask in found.items():
+        assert mask == naive_mask(exact, *naive, rho) and list(mask.layers) == sorted(naive[0])
+        assert min(mask.densities().values()) > 0
+        # Each part of the specification matters here: leaving it out would show.
+        assert naive_mask(exact, *conditional, rho) != mask != naive_mask(exact, *naive, rho, compare=False)
+        assert all(naive_mask(exact, *naive, rho, calls=[call]) != mask for call in range(3))
 
 
-def test_options_of_prune(exact, naive, found):
-    assert list(found) == list(RHOS) and prune(exact, CAPTIONS, (0.3,), **OPTIONS) == {0.3: found[0.3]}
+def test_options_of_prune(exact, naive):
+    found = {rho: naive_mask(exact, *naive, rho) for rho in (0.12, 0.3)}
+    assert prune(exact, CAPTIONS, (0.3,), **OPTIONS) == {0.3: found[0.3]}
     assert prune(exact, CAPTIONS[::-1], 0.12, batch=1, **OPTIONS) == found[0.12]
     assert prune(exact, embeddings=embed(exact, CAPTIONS), rho=0.12, **OPTIONS) == found[0.12]
     one, other = (prune(exact, caption, 0.12, **OPTIONS) for caption in CAPTIONS)
@@ -120,6 +116,7 @@ def test_options_of_prune(exact, naive, found):
     assert against == naive_mask(exact, naive[0], base, 0.12) != found[0.12]
     everything = prune(exact, CAPTIONS, 1.0, **OPTIONS)
     assert everything == everything | found[0.3] and everything.density < 1
+    assert prune(exact, CAPTIONS, 0.015, **OPTIONS).count == 0  # 0.96 weights of a row, rounded down
 
 
 def test_defaults_are_the_codes(pipe):
@@ -152,18 +149,6 @@ def test_the_pipeline_is_left_alone_and_a_row_of_zeros_stays_zero(exact):
     assert not prune(dead, CAPTIONS, 0.3, **OPTIONS).layers[f"{name}.2"].any()
     assert all(torch.equal(weight, before[key]) for key, weight in dead.unet.state_dict().items())
     assert len(dead.scheduler.timesteps) == 17 and not any(module._forward_hooks for module in dead.unet.modules())
-
-
-def test_top_and_union_by_hand():
-    scores = torch.tensor([[3.0, 1, 2, 0, 9], [0, 5, 4, 7, 6]])
-    assert top(scores, 0.4).int().tolist() == [[1, 0, 0, 0, 1], [0, 0, 0, 1, 1]]
-    assert top(scores, 0.59).sum() == 4 and top(scores, 0.19).sum() == 0 and top(scores, 1).all()  # rounded down
-    # Weights' signs do not matter. Call 0 ranks columns 0 and 1 and drops 1, which the base uses as much.
-    weight = torch.tensor([[-3.0, 2, 1, 0.1]])
-    target, base = torch.tensor([[1.0, 1, 1, 0.5], [0, 0, 1, 1]]), torch.tensor([[0.5, 1, 0.5, 0], [2, 2, 0, 2]])
-    assert union(weight, target[:1], base[:1], 0.5).tolist() == [[True, False, False, False]]
-    assert union(weight, target[1:], base[1:], 0.5).tolist() == [[False, False, True, False]]
-    assert union(weight, target, base, 0.5).tolist() == [[True, False, True, False]]
 
 
 def test_errors_are_one_clear_line(pipe, one_line):

@@ -180,7 +180,7 @@ def strips(table, value: str, group: str, hue: str | None = None, label: str | N
     return figure
 
 
-def roc_curves(curves: dict):
+def roc_curves(curves: dict, negatives: str = "decoys flagged", positives: str = "memories found"):
     """Receiver operating characteristics: {label: (false positive rates, true positive rates)}."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.4, 4))
@@ -188,7 +188,7 @@ def roc_curves(curves: dict):
         styles = zip(("-", "--", "-.", (0, (1, 1))), sns.color_palette("colorblind"), strict=False)
         for (label, (fpr, tpr)), (line, colour) in zip(curves.items(), styles, strict=False):
             axis.plot(fpr, tpr, linestyle=line, color=colour, label=label, linewidth=1.8)
-        axis.set(xlabel="false positive rate (decoys flagged)", ylabel="true positive rate (memories found)")
+        axis.set(xlabel=f"false positive rate ({negatives})", ylabel=f"true positive rate ({positives})")
         axis.legend(frameon=False, loc="lower right", fontsize=8)
         sns.despine(figure)
         figure.tight_layout()

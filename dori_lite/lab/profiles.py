@@ -15,6 +15,7 @@ class Profile:
     name: str
     needs: tuple[str, ...]  # "cuda", "hub"
     canaries: int  # a twin; in sd14, memorized captions
+    attacked: int  # of these, canaries a twin that are pruned and attacked in chapters 3 and 4
     generation_seeds: int  # pictures a caption
     steps: int  # DDIM sampling steps
     attack_steps: int  # optimiser steps of DoRI
@@ -37,10 +38,10 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", (), 3, 2, 25, 30, 50, triggers=3, trigger_pictures=2, forgotten=2),
-        Profile("standard", (), 8, 4, 25, 50, 200, triggers=16, trigger_pictures=4, forgotten=4),
-        Profile("full", ("cuda",), 16, 10, 25, 50, 1000, triggers=100, trigger_pictures=8, forgotten=4),
-        Profile("sd14", ("cuda", "hub"), 16, 10, 50, 50, 150, triggers=16, trigger_pictures=4, forgotten=4),
+        Profile("quick", (), 3, 1, 2, 25, 25, 40, triggers=3, trigger_pictures=2, forgotten=2),
+        Profile("standard", (), 8, 8, 4, 25, 50, 200, triggers=16, trigger_pictures=4, forgotten=4),
+        Profile("full", ("cuda",), 16, 16, 10, 25, 50, 1000, triggers=100, trigger_pictures=8, forgotten=4),
+        Profile("sd14", ("cuda", "hub"), 16, 16, 10, 50, 50, 150, triggers=16, trigger_pictures=4, forgotten=4),
     )
 }
 OVERRIDABLE = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs"))
