@@ -29,7 +29,7 @@ class Ablation:
         self.t = scheduler.timesteps[step]
         self.last = torch.ones(len(seeds), dtype=torch.float64)  # each seed's similarity for what is blocked now,
         self.doubt = torch.zeros_like(self.last)  # and how far it may be off where it was estimated
-        self.slopes = {}
+        self.slopes, self.rows = {}, {}
         self.known, self.stored, self.prefix = {}, {}, []
         self.samples = self.sets = 0
 
@@ -76,11 +76,11 @@ class Ablation:
         """Whether every seed's similarity is below `reference`; if so, `blocked` counts as what is blocked now.
 
         The highest seed is asked first and can refuse alone. Where one neuron (layer, index) is `restored`, the
-        others are asked only if the neuron could lift them to the reference by twice what `estimate` says.
+        others are asked only if `effect` leaves it possible that they come to the reference.
         """
         self.sets += 1
-        slope = self.slopes[restored[0]][:, restored[1]] if restored and self.slopes else torch.zeros_like(self.last)
-        expected, doubt = self.last + slope, self.doubt + slope.abs()
+        slope, unsure = self.effect(*restored) if restored and self.slopes else (0, 0)
+        expected, doubt = self.last + slope, self.doubt + unsure
         order = expected.argsort(descending=True)
         asked = order
         if restored and self.slopes:
@@ -94,6 +94,15 @@ class Ablation:
                 return False
         self.last, self.doubt = expected.index_put((asked,), scores), doubt.index_fill(0, asked, 0)
         return True
+
+    def effect(self, layer: str, neuron: int):
+        """What restoring a neuron changes for each seed, by `estimate`, and how far that may be off: [S] twice.
+
+        Slopes were right within a factor of two or so where they were not small, so the doubt is the change itself
+        and a neuron's average change in this layer.
+        """
+        slopes = self.slopes[layer]
+        return slopes[:, neuron], slopes[:, neuron].abs() + slopes[:, self.rows[layer]].abs().mean(1)
 
     def confirm(self, blocked: dict, reference: float) -> bool:
         """Whether the seeds that were only estimated are below `reference` as well."""
@@ -126,6 +135,7 @@ class Ablation:
                     slopes[name].append(slope)
         self.samples += 3 * len(self.seeds)
         self.slopes = {name: torch.stack(rows).to(self.last) for name, rows in slopes.items()}
+        self.rows = blocked
 
     def gates(self, blocked: dict) -> dict:
         """0 for blocked neurons and 1 for the others, for each layer with blocked ones: {layer: [out]}."""

@@ -14,16 +14,16 @@ import torch
 def trace(network: torch.nn.Module, names, *, inputs: bool = False):
     """Keep what the modules `names` return while the body runs: yields {name: [output of each call]}.
 
-    `inputs=True` keeps each call's first positional input instead. Tensors are kept as they are, with
-    their graph if there is one. Under classifier-free guidance a call's batch holds both halves, the
-    unconditional first. Raises ValueError for a name there is no module of.
+    `inputs=True` keeps each call's first positional input instead, None if there is none. Tensors are kept as
+    they are, with their graph if there is one. Under classifier-free guidance a call's batch holds both halves,
+    the unconditional first. Raises ValueError for a name there is no module of.
     """
-    found = {name: [] for name in names}
+    found = {name: [] for name in ([names] if isinstance(names, str) else names)}
     with ExitStack() as stack:
         for name, module in modules(network, found).items():
 
             def keep(_, given, output, kept=found[name]):
-                kept.append(given[0] if inputs else output)
+                kept.append((given[0] if given else None) if inputs else output)
 
             stack.callback(module.register_forward_hook(keep).remove)
         yield found
@@ -33,6 +33,8 @@ def trace(network: torch.nn.Module, names, *, inputs: bool = False):
 def edited(network: torch.nn.Module, edits: dict):
     """Let `edits`, {name: function}, change what modules return: output → new output of the same shape.
 
+    A tuple stays a tuple of the same shapes.
+
     Raises ValueError for a name there is no module of, and, when the module is called, for an edit that
     returns another shape.
     """
@@ -41,8 +43,8 @@ def edited(network: torch.nn.Module, edits: dict):
 
             def change(_, given, output, name=name):
                 new = edits[name](output)
-                if getattr(new, "shape", None) != getattr(output, "shape", None):
-                    raise ValueError(f"the edit of {name} must return the shape it was given, {list(output.shape)}")
+                if shape(new) != shape(output):
+                    raise ValueError(f"the edit of {name} must return {shape(output)}, as given; got {shape(new)}")
                 return new
 
             stack.callback(module.register_forward_hook(change).remove)
@@ -64,6 +66,11 @@ def replayed(network: torch.nn.Module, outputs: dict):
         yield
 
 
+def shape(output):
+    """The shape of a module's output: a list, or for a tuple of outputs a list of such."""
+    return list(map(shape, output)) if isinstance(output, tuple) else list(getattr(output, "shape", []))
+
+
 def forget(module, _):
     del module.forward
 
@@ -75,7 +82,7 @@ def restore(module, before):
 def modules(network: torch.nn.Module, names) -> dict[str, torch.nn.Module]:
     """The modules called `names`. Raises ValueError, naming the nearest, for one there is none of."""
     known, found = dict(network.named_modules()), {}
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         if name not in known:
             near = ", ".join(get_close_matches(name, known, 3)) or "none with a similar name"
             raise ValueError(f"the network has no module {name!r}; there are: {near}")

@@ -62,8 +62,12 @@ class WeightMask:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        save_file({name: where.cpu().contiguous() for name, where in self.layers.items()}, partial)
-        os.replace(partial, path)
+        try:
+            # clones, since safetensors refuses one tensor under two names
+            save_file({name: where.cpu().clone().contiguous() for name, where in self.layers.items()}, partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path) -> "WeightMask":
@@ -89,8 +93,16 @@ def combine(one: WeightMask, other: WeightMask, operation) -> WeightMask:
 
 def empty(network: torch.nn.Module, names) -> WeightMask:
     """The mask over the layers `names` that prunes nothing. Raises ValueError for an unknown layer."""
+    found = weights(network, names)
+    return WeightMask({name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in found.items()})
+
+
+def weights(network: torch.nn.Module, names) -> dict[str, torch.nn.Parameter]:
+    """The weights of the layers `names`. Raises ValueError for an unknown layer or one without a weight."""
     found = modules(network, names)
-    return WeightMask({name: torch.zeros_like(layer.weight, dtype=torch.bool) for name, layer in found.items()})
+    if bare := [name for name, layer in found.items() if not isinstance(getattr(layer, "weight", None), torch.Tensor)]:
+        raise ValueError(f"{bare[0]} has no weight of its own to prune; name a layer inside it")
+    return {name: layer.weight for name, layer in found.items()}
 
 
 def of_neurons(network: torch.nn.Module, neurons: Mapping) -> WeightMask:
@@ -100,10 +112,10 @@ def of_neurons(network: torch.nn.Module, neurons: Mapping) -> WeightMask:
     """
     mask = empty(network, neurons)
     for name, rows in neurons.items():
-        size = len(mask.layers[name])
+        size, rows = len(mask.layers[name]), [int(row) for row in rows]
         if wrong := [row for row in rows if not 0 <= row < size]:
             raise ValueError(f"{name} has no neuron {wrong[0]}; it has {size}, counted from 0")
-        mask.layers[name][list(rows)] = True
+        mask.layers[name][rows] = True
     return mask
 
 
@@ -133,21 +145,21 @@ def pruned(pipe, mask: WeightMask | None):
     None, or a mask of nothing, prunes nothing. Contexts nest. Raises ValueError for a layer that the U-Net has
     not or a mask of another shape, before anything is changed.
     """
-    wanted = {} if mask is None else {name: where for name, where in mask.layers.items() if where.any()}
-    layers = modules(pipe.unet, wanted)
-    for name, layer in layers.items():
-        if layer.weight.shape != wanted[name].shape:
-            shapes = f"{[*wanted[name].shape]}, the weight {[*layer.weight.shape]}"
+    wanted = {} if mask is None else dict(mask.layers)
+    layers = weights(pipe.unet, wanted)
+    for name, weight in layers.items():
+        if weight.shape != wanted[name].shape:
+            shapes = f"{[*wanted[name].shape]}, the weight {[*weight.shape]}"
             raise ValueError(f"the mask of {name} has shape {shapes}: it is another model's")
     saved = {}
     try:
         with torch.no_grad():
-            for name, layer in layers.items():
-                where = wanted[name].to(layer.weight.device)
-                saved[name] = where, layer.weight[where]
-                layer.weight[where] = 0
+            for name, weight in layers.items():
+                where = wanted[name].to(weight.device)
+                saved[name] = where, weight[where]
+                weight[where] = 0
         yield pipe
     finally:
         with torch.no_grad():
             for name, (where, values) in saved.items():
-                layers[name].weight[where] = values
+                layers[name][where] = values

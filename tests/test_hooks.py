@@ -138,5 +138,5 @@ def test_errors_are_one_clear_line(unet, inputs, one_line):
             match = f"the network has no module '{name}'; there are: .*{near}"
             wrong(match, context(unet, {VALUE: torch.relu, name: torch.relu}))
     for bad in (lambda v: v[:1], lambda v: v.flatten(), lambda v: v[None], lambda v: None):
-        match = rf"the edit of {VALUE} must return the shape it was given, \[2, 28, 16\]"
+        match = rf"the edit of {VALUE} must return \[2, 28, 16\], as given"
         wrong(match, edited(unet, {VALUE: bad, MIDDLE: torch.relu}))

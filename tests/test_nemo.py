@@ -1,12 +1,13 @@
 """NeMo: the sets of a version that follows the description one candidate set at a time, and clear edges."""
 
 import copy
+import re
 from itertools import combinations
 
 import pytest
 import torch
 
-from dori_lite import masks, models, nemo
+from dori_lite import hooks, masks, models, nemo
 from dori_lite.ablation import Ablation, before
 from dori_lite.detection import similarity
 from dori_lite.reef import captions, plant
@@ -59,7 +60,7 @@ def naive(pipe, caption, statistics, tau, bound, step=1, sides=2):
     a = {}
     for name, layer in models.value_layers(pipe.unet).items():
         values = models.embed(pipe, caption)[0] @ layer.weight.T
-        a[name] = [sum(abs(values[token, i].item()) for token in range(len(values))) / len(values) for i in range(values.shape[1])]
+        a[name] = [sum(abs(v.item()) for v in column) / len(column) for column in values.T]
 
     def mem(blocked):
         nonlocal judged
@@ -99,14 +100,169 @@ def naive(pipe, caption, statistics, tau, bound, step=1, sides=2):
 
 @pytest.mark.parametrize(
     ("tau_blocked", "variant", "lazy"),
-    [(0.9, "code", True), (0.8, "code", True), (0.9, "code", False), (0.85, "paper", True), (0.2, "code", True)],
+    [(0.999, "code", True), (0.9, "code", True), (0.999, "code", False), (0.9, "paper", True)],
 )
 def test_the_sets_are_the_naive_ones(exact, known, tau_blocked, variant, lazy):
+    """A threshold that blocking can reach, and one that it cannot (the floor)."""
     rule = {"code": {"step": 1, "sides": 2}, "paper": {"step": 0, "sides": 1}}[variant]
     expected, blocked, judged = naive(exact, CAPTION, known, -1.0, tau_blocked, **rule)
-    options = {"tau_blocked": tau_blocked, "variant": variant, "lazy": lazy}
-    found = nemo.localise(exact, CAPTION, known, -1.0, **options)
-    print(found.count, sum(map(len,blocked.values())), found.samples, judged, found.sets, found.theta, found.k, found.reached_floor)
-    assert found.candidates == blocked
-    assert found.neurons == expected
-    assert found.memorized and found.seeds == SEEDS
+    found = nemo.localise(exact, CAPTION, known, -1.0, tau_blocked=tau_blocked, variant=variant, lazy=lazy)
+    assert found.candidates == blocked and found.neurons == expected
+    assert 0 < found.count < sum(map(len, blocked.values())) and found.reached_floor == (tau_blocked == 0.9)
+    assert found.memorized and found.seeds == SEEDS and found.sets == judged
+    if lazy:  # the smoke model is kinder to the naive version than the reef: see benchmarks/nemo.py
+        assert found.samples < 10 * (judged + 1)
+
+
+def test_seeds_are_kept_by_their_highest_similarity(exact, known):
+    clear = delta(exact, CAPTION, 1)
+    scores = torch.stack([similarity(clear, clear.roll(k, 0)) for k in range(1, 10)]).amax(0)
+    tau = scores.sort().values[5].item() + 1e-6
+    expected, blocked, judged = naive(exact, CAPTION, known, tau, 0.999)
+    found = nemo.localise(exact, CAPTION, known, tau, tau_blocked=0.999)
+    assert found.seeds == [s for s in SEEDS if scores[s] > tau] and 0 < len(found.seeds) < 5
+    assert found.neurons == expected and found.candidates == blocked
+
+
+def test_a_wrong_estimate_does_not_change_the_sets(exact, known, monkeypatch):
+    """Seeds that the slopes call hopeless are asked in the end, and then the layer is done again with care."""
+    right = nemo.localise(exact, CAPTION, known, -1.0, tau_blocked=0.999, lazy=False)
+    estimate, confirmed = Ablation.estimate, []
+
+    def optimist(self, blocked):
+        estimate(self, blocked)
+        self.slopes = {name: torch.full_like(slope, -1e-3) for name, slope in self.slopes.items()}
+
+    def spy(self, blocked, reference):
+        confirmed.append(confirm(self, blocked, reference))
+        return confirmed[-1]
+
+    confirm = Ablation.confirm
+    monkeypatch.setattr(Ablation, "estimate", optimist)
+    monkeypatch.setattr(Ablation, "confirm", spy)
+    found = nemo.localise(exact, CAPTION, known, -1.0, tau_blocked=0.999)
+    assert found.neurons == right.neurons
+    assert confirmed[0] is False or len(confirmed) == 1
+
+
+def test_a_caption_that_is_not_memorized_gives_a_labelled_empty_result(exact, known):
+    found = nemo.localise(exact, CAPTION, known, 0.9999)
+    assert not found.memorized and found.count == 0 and found.seeds == [] and found.samples == 10
+    assert list(found.neurons) == list(models.value_layers(exact.unet))
+    mask = found.mask(exact.unet)
+    assert mask.count == 0 and len(mask.layers) == 7
+    with masks.pruned(exact, mask):  # and it prunes nothing
+        assert torch.equal(delta(exact, CAPTION, 1), delta(exact, CAPTION, 1))
+
+
+@pytest.mark.parametrize("which", ["seven", "sixteen"])
+def test_replaying_what_comes_before_a_layer_changes_nothing(exact, which):
+    y = models.embed(exact, CAPTION)
+    clear = delta(exact, CAPTION, 1)
+    whole = Ablation(exact, y, SEEDS, clear, 1, 25, 3)
+    for name, layer in nemo.layers(exact.unet, which).items():
+        part = Ablation(exact, y, SEEDS, clear, 1, 25, 3)
+        part.enter(name)
+        assert before(exact.unet, name), "something comes before every layer"
+        for rows in (range(0, layer.out_features, 3), range(1, layer.out_features, 2)):
+            blocked = {name: list(rows)}
+            now = part.differences(blocked, [2, 5, 7])  # the second time with the first one's past
+            torch.testing.assert_close(now, whole.differences(blocked, [2, 5, 7]), rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(now, delta(exact, CAPTION, 1, blocked)[[2, 5, 7]], rtol=1e-8, atol=1e-8)
+
+
+def test_before_names_what_has_run(exact):
+    """In the order in which modules end, everything named ends before the layer begins, and nothing else does."""
+    order = []
+    part = r"((down|up)_blocks\.\d+|mid_block)(\.(resnets|attentions)\.\d+)?"
+    names = [name for name, _ in exact.unet.named_modules() if re.fullmatch(part, name)]
+    with hooks.edited(exact.unet, {name: lambda v, name=name: order.append(name) or v for name in names}):
+        exact.unet(torch.zeros(1, 4, 16, 16).double(), 1, models.embed(exact, ""))
+    for layer in nemo.layers(exact.unet, "sixteen"):
+        own = layer.split(".transformer_blocks")[0]
+        ended = order[: order.index(own)]
+        missing = set(ended) - set(before(exact.unet, layer))
+        # parts of blocks that are named whole
+        assert all(any(name.startswith(whole + ".") for whole in before(exact.unet, layer)) for name in missing)
+        assert set(before(exact.unet, layer)) <= set(ended)
+
+
+def test_slopes_are_the_change_that_a_little_of_a_neuron_makes(exact):
+    y, clear = models.embed(exact, CAPTION), delta(exact, CAPTION, 1)[:2]
+    ablation = Ablation(exact, y, SEEDS[:2], clear, 1, 25, 3)
+    name = next(iter(models.value_layers(exact.unet)))
+    blocked = {name: [1, 4, 9]}
+    ablation.estimate(blocked)
+    for neuron in blocked[name]:
+        scores = []
+        for gate in (-1e-4, 1e-4):
+            gates = ablation.gates(blocked)
+            gates[name][neuron] = gate
+            scores.append(similarity(clear, ablation.forward(gates, [0, 1])))
+        torch.testing.assert_close(
+            ablation.slopes[name][:, neuron], (scores[1] - scores[0]) / 2e-4, rtol=1e-3, atol=1e-8
+        )
+    assert ablation.samples == 6
+
+
+# ---- activations, statistics, thresholds ---------------------------------------------------------------
+
+
+def test_statistics_are_over_captions(exact):
+    prompts = [captions.write(plant.base(k)[0]) for k in range(5)]
+    known = nemo.statistics(exact, prompts, which="sixteen")
+    for name, layer in nemo.layers(exact.unet, "sixteen").items():
+        a = torch.stack([layer(models.embed(exact, p))[0].abs().mean(0) for p in prompts])
+        torch.testing.assert_close(known.mean[name], a.mean(0))
+        torch.testing.assert_close(known.std[name], (a - a.mean(0)).square().sum(0).div(4).sqrt())
+    z = nemo.z_scores(exact, prompts[0], known)
+    assert len(z) == 16 and all(v.abs().max() <= 4 / 5**0.5 + 1e-9 for v in z.values())  # Samuelson's bound
+    torch.testing.assert_close(
+        nemo.activations(exact, prompts, batch=2)[name := next(iter(z))],
+        nemo.activations(exact, embeddings=models.embed(exact, prompts))[name],
+    )
+
+
+def test_a_neuron_that_never_varies_is_never_unusual(exact):
+    name = next(iter(models.value_layers(exact.unet)))
+    size = models.value_layers(exact.unet)[name].out_features
+    known = nemo.Statistics({name: torch.zeros(size)}, {name: torch.zeros(size)})
+    assert nemo.candidates({name: torch.ones(1, size)}, known, 1.0, 0) == {name: []}
+
+
+def test_candidates_are_the_unusual_and_the_most_active():
+    known = nemo.Statistics({"v": torch.tensor([1.0, 1.0, 1.0, 9.0])}, {"v": torch.ones(4)})
+    a = {"v": torch.tensor([[4.5, 1.0, -3.0, 9.1]])}
+    assert nemo.candidates(a, known, 3.0, 0) == {"v": [0, 2]}
+    assert nemo.candidates(a, known, 3.0, 0, sides=1) == {"v": [0]}
+    assert nemo.candidates(a, known, 3.0, 1) == {"v": [0, 2, 3]}
+    assert nemo.candidates(a, known, 5.0, 9) == {"v": [0, 1, 2, 3]}
+
+
+def test_thresholds_are_mean_and_deviation(exact):
+    some = ["a red fish", "a blue fish over sand", "a large fish"]
+    tau = nemo.between_seed_threshold(exact, some, seeds=range(3))
+    highest = []
+    for caption in some:
+        clear = delta(exact, caption, 1)[:3]
+        highest.append(max(similarity(clear[a : a + 1], clear[b : b + 1]).item() for a, b in combinations(range(3), 2)))
+    assert tau == pytest.approx(torch.tensor(highest).mean().item() + torch.tensor(highest).std().item(), rel=1e-4)
+    same = nemo.same_seed_threshold(exact, some[:1], some[1:], seeds=range(3))
+    pairs = [similarity(delta(exact, some[0], 1)[:3], delta(exact, c, 1)[:3]).max().item() for c in some[1:]]
+    assert same == pytest.approx(torch.tensor(pairs).mean().item() + torch.tensor(pairs).std().item(), rel=1e-4)
+
+
+def test_bad_input_is_named(exact, known, one_line):
+    one_line(ValueError, "caption 0 is empty", nemo.localise, exact, " ", known, 0.4)
+    one_line(ValueError, "one caption at a time; got 2", nemo.localise, exact, ["a fish", "a fish"], known, 0.4)
+    one_line(ValueError, "'code' or 'paper'|code or paper", nemo.localise, exact, CAPTION, known, 0.4, variant="x")
+    one_line(ValueError, "'seven' or 'sixteen'; got 'all'", nemo.layers, exact.unet, "all")
+    one_line(ValueError, "at least two", nemo.statistics, exact, ["a fish"])
+    one_line(ValueError, "at least two", nemo.between_seed_threshold, exact, "a fish")
+    one_line(ValueError, "several pairs", nemo.same_seed_threshold, exact, ["a fish"], ["a red fish"])
+    one_line(ValueError, "there are no seeds", nemo.localise, exact, CAPTION, known, 0.4, seeds=[])
+    strange = nemo.Statistics({"x": torch.zeros(3)}, {"x": torch.ones(3)})
+    one_line(ValueError, "of other layers", nemo.localise, exact, CAPTION, strange, 0.4)
+    broken = copy.deepcopy(exact)
+    next(broken.unet.parameters()).fill_(float("nan"))
+    one_line(ValueError, "NaN or infinite", nemo.localise, broken, CAPTION, known, 0.4)

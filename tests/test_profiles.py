@@ -45,6 +45,7 @@ def test_the_table(gpu):
 def test_the_reef_has_enough_canaries_for_every_profile():
     reported = [p for p in plant.planted() if (p.role, p.split, p.home) == ("canary", "reporting", "a")]
     assert all(profile.canaries <= len(reported) for name, profile in PROFILES.items() if name != "sd14")
+    assert all(profile.attacked <= profile.canaries for profile in PROFILES.values())
 
 
 def test_overrides(no_gpu):
@@ -63,7 +64,8 @@ def one_line(match, kind, *args, **kwargs):
 
 def test_unknown_names_and_keys_list_the_known_ones(no_gpu):
     one_line("no profile called 'fast'; there are: quick, standard, full, sd14", ValueError, "fast")
-    known = "canaries, generation_seeds, steps, attack_steps, control_steps, triggers, trigger_pictures, forgotten"
+    known = "canaries, attacked, generation_seeds, steps, attack_steps, control_steps, triggers, "
+    known += "trigger_pictures, forgotten"
     one_line(f"profiles have no canary; what can be set: {known}", ValueError, "quick", canary=2)
     for fixed in ("needs", "name", "device"):
         one_line(f"profiles have no {fixed}", ValueError, "quick", **{fixed: "x"})
