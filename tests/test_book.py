@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import mannwhitneyu, spearmanr
 
 from dori_lite.lab import build, claims, runs
+from dori_lite.reef.descriptor import detector
 
 SITE_TITLE = "A model that remembers"
 
@@ -63,6 +64,82 @@ def test_verdicts_of_chapter_2_follow_from_the_rows(executed):
             assert len(memories) == len(decoys) == 16
             areas.append(mannwhitneyu(memories, decoys).statistic / 256)
         assert len(areas) == 2 and verdicts[test]["estimate"] == pytest.approx(min(areas))
+
+
+def mean_gap(table, one, other):
+    """Mean over targets of the difference of two columns."""
+    gaps = [table[one][name] - table[other][name] for name in table[one]]
+    return sum(gaps) / len(gaps), len(gaps)
+
+
+def test_verdicts_of_chapter_3_follow_from_the_rows(executed):
+    _, folder = executed["03_where_does_a_memory_live"]
+    run = runs.open_existing(folder / "03_where_does_a_memory_live" / "quick-0")
+    rows, verdicts = run.rows(), run.read_record()["verdicts"]
+    table = rows[rows["kind"] == "condition"]
+    own, beside = ({c: dict(zip(p["target"], p[v], strict=True)) for c, p in table.groupby("condition")}
+                   for v in ("descriptor rate", "others rate"))  # fmt: skip
+    found = {"nemo-hides": mean_gap(own, "unpruned", "NeMo"), "wanda-hides": mean_gap(own, "unpruned", "Wanda")}
+    found["wanda-chooses"] = mean_gap(own, "random like Wanda", "Wanda")
+    spared = mean_gap(beside, "unpruned", "Wanda")
+    found["wanda-spares"] = found["wanda-hides"][0] - spared[0], spared[1]
+    for key, (estimate, units) in found.items():
+        assert verdicts[key]["estimate"] == pytest.approx(estimate), key
+        assert verdicts[key]["units"] == units == 2 * run.profile["attacked"]
+    areas = []
+    for row in rows[rows["kind"] == "outliers"].itertuples():
+        memories, decoys = (
+            [z for z, k in zip(row.z, row.kinds, strict=True) if k == kind] for kind in ("memorized", "decoy")
+        )
+        areas.append(mannwhitneyu(memories, decoys).statistic / len(memories) / len(decoys))
+    assert verdicts["nemo-outliers"]["estimate"] == pytest.approx(min(areas)) and len(areas) == 2
+    # Random masks have as many weights as what they are compared with, and the whole layers are all of them.
+    weights = table.pivot(index="target", columns="condition", values="weights")
+    assert (weights["random like NeMo"] == weights["NeMo"]).all()
+    assert (weights["random like Wanda"] == weights["Wanda"]).all()
+    assert (table.set_index("condition").loc["all seven layers", "density"] == 1).all()
+
+
+def test_verdicts_of_chapter_4_follow_from_the_rows(executed):
+    _, folder = executed["04_the_picture_comes_back"]
+    run = runs.open_existing(folder / "04_the_picture_comes_back" / "quick-0")
+    rows, verdicts = run.rows(), run.read_record()["verdicts"]
+    attacks, threshold = rows[rows["kind"] == "attack"], detector().threshold
+    few, many = run.profile["attack_steps"], run.profile["control_steps"]
+
+    def rates(condition, steps, start="prompt"):
+        part = attacks[(attacks["condition"] == condition) & (attacks["start"] == start)]
+        found = {}
+        for row in part.to_dict("records"):
+            scores = dict(zip(row["steps"], row["descriptor"], strict=True))[steps]
+            found[row["target"]] = sum(score >= threshold for score in scores) / len(scores)
+        return found
+
+    pruned, never = "pruned by Wanda", "never saw it repeat"
+    strongest = {t: max(rate, rates(f"{never}, pruned", few)[t]) for t, rate in rates(never, few).items()}
+    moves = rows[rows["kind"] == "move"].set_index("target")["rate"].to_dict()
+    pairs = {
+        "wanda-returns": (rates(pruned, few), strongest),
+        "wanda-lift": (rates(pruned, few), rates(pruned, 0)),
+        "nemo-lift": (rates("pruned by NeMo", few), rates("pruned by NeMo", 0)),
+        "direction": (rates(pruned, few), moves),
+        "random-starts": (rates(pruned, few, "random"), rates(never, few, "random")),
+        "injection": (late := rates(never, many), dict.fromkeys(late, 0)),
+    }
+    for key, (one, other) in pairs.items():
+        assert len(one) == 2 * run.profile["attacked"] == verdicts[key]["units"]
+        assert verdicts[key]["estimate"] == pytest.approx(mean_gap({0: one, 1: other}, 0, 1)[0]), key
+    areas = []
+    for home in "ab":
+        positive, negative = (
+            [sum(losses[few - 10 : few]) for losses in attacks[(attacks["condition"] == c) & (attacks["home"] == home)
+                                                               & (attacks["start"] == "prompt")]["losses"]]
+            for c in (pruned, never)
+        )  # fmt: skip
+        areas.append(mannwhitneyu(negative, positive).statistic / len(positive) / len(negative))
+    assert verdicts["membership"]["estimate"] == pytest.approx(min(areas))
+    for key, found in verdicts.items():
+        assert found["verdict"] == claims.verdict(claims.claim(key), found["estimate"], found["low"], found["high"])
 
 
 def test_outputs_show_figures_without_error(executed):

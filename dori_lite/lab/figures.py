@@ -45,9 +45,13 @@ def grid(rows: dict, columns=None, title: str | None = None, size: float = 1.15)
     wide = max((len(pictures) for pictures in rows.values()), default=0)
     if not wide:
         raise ValueError("a grid needs at least one picture")
+    margin = max(1.1, 0.09 * max(map(len, rows)))  # inches that the longest label takes
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(rows), wide, figsize=(size * wide + 1.1, size * len(rows) + 0.3 * bool(title or columns)), squeeze=False
+            len(rows),
+            wide,
+            figsize=(size * wide + margin, size * len(rows) + 0.3 * bool(title or columns)),
+            squeeze=False,
         )
         for axis in axes.flat:
             axis.set_axis_off()
