@@ -167,7 +167,8 @@ def starts(pipe, init, prompts, seed: int, streams, dtype) -> torch.Tensor:
     else:
         raise ValueError(f"init is 'prompt', 'random', 'normal' or embeddings [N, L, D]; got {init!r}")
     if len(y) not in (1, n):
-        raise ValueError(f"{len(y)} starts for {n} targets; give one for each, or one for all")
+        what = "prompts" if isinstance(init, str) else "starting embeddings"
+        raise ValueError(f"{len(y)} {what} for {n} targets; give one for each, or one for all")
     return y.expand(n, -1, -1)
 
 

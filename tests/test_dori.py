@@ -1,6 +1,7 @@
 """DoRI's attack: against a loop written out for one target, independence of the batch, every option, clear edges."""
 
 import copy
+import inspect
 from contextlib import contextmanager
 
 import pytest
@@ -116,7 +117,7 @@ def test_the_attack_is_the_naive_one(exact, latents, options):
 def test_the_papers_settings_are_the_defaults(pipe, latents):
     with watched(pipe.unet) as seen:
         found = find_triggers(pipe, latents[:1], prompts=CAPTIONS[0], steps=2)  # 50 steps take long
-    assert dori.STEPS == find_triggers.__kwdefaults__["steps"] == 50
+    assert dori.STEPS == inspect.signature(find_triggers).parameters["steps"].default == 50
     assert [len(x) for x, _, _ in seen] == [8, 8] and dori.BATCH == 8 and dori.LR == 0.1
     slow = find_triggers(pipe, latents[:1], prompts=CAPTIONS[0], steps=2, lr=0.01)
     torch.testing.assert_close(found.displacement / slow.displacement, torch.tensor([10.0]), rtol=0.1, atol=0)
@@ -373,3 +374,14 @@ def test_what_is_not_finite_is_said(pipe, latents, one_line):
     y = embed(pipe, CAPTIONS)
     y[1] *= 1e37  # finite, but not what the U-Net makes of it
     one_line(FloatingPointError, match, find_triggers, pipe, latents, y, **QUICK)
+
+
+def test_given_embeddings_are_taken_as_they_are(pipe, latents):
+    """Neither rounded to the U-Net's precision, nor refused for their graph or the caller's grad mode."""
+    half = copy.deepcopy(pipe).to(torch.bfloat16)
+    own = torch.randn(len(latents), *embed(pipe, "").shape[1:], generator=torch.Generator().manual_seed(5))
+    assert torch.equal(find_triggers(half, latents, own, **QUICK).start, own)
+    with torch.no_grad():
+        found = find_triggers(pipe, latents, own.requires_grad_(), snapshots=iter([1]), **QUICK)
+    assert not found.embeddings.requires_grad and list(found.snapshots) == [1]
+    assert not torch.equal(found.embeddings, own)

@@ -158,6 +158,8 @@ def test_errors_are_one_clear_line(own, tmp_path, one_line):
         wrong(r"masks of p have shapes \[1, 2\] and \[2, 1\]", combine, mask(p=[[1, 0]]), mask(p=[[1], [0]]))
     for row in (16, -1):
         wrong(rf"{NAMES[0]} has no neuron {row}; it has 16, counted", of_neurons, own.unet, {NAMES[0]: [3, row]})
+    wrong("mid_block has no weight of its own to prune", of_neurons, own.unet, {"mid_block": [0]})
+    wrong("mid_block has no weight of its own to prune", pruned(own, mask(mid_block=[[0]])).__enter__)
     wrong("no module 'q'", of_neurons, own.unet, {"q": [0]})
     wrong("mask of p does not prune whole neurons", random_like, mask(a=[[1, 1]], p=[[1, 1], [1, 0]]), 0, rows=True)
     one_line(FileNotFoundError, "there is no mask in .*none; write one", WeightMask.load, tmp_path / "none")
@@ -167,3 +169,12 @@ def test_errors_are_one_clear_line(own, tmp_path, one_line):
         wrong("junk is not a mask that WeightMask.save wrote", WeightMask.load, tmp_path / "junk")
     save_file({"p": torch.ones(2, 2)}, tmp_path / "floats")
     wrong("the mask of p must be a boolean tensor", WeightMask.load, tmp_path / "floats")
+
+
+def test_neurons_may_come_as_a_tensor_and_files_hold_shared_tensors(own, tmp_path):
+    rows = torch.tensor([3, 15])
+    assert of_neurons(own.unet, {NAMES[0]: rows}) == of_neurons(own.unet, {NAMES[0]: [3, 15]})
+    where = torch.ones(2, 2) > 0
+    WeightMask({"a": where, "p": where}).save(tmp_path / "shared")
+    assert WeightMask.load(tmp_path / "shared").count == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
