@@ -67,7 +67,8 @@ def layers(unet, which: str = "seven") -> dict[str, torch.nn.Linear]:
         raise ValueError(f"layers are 'seven' or 'sixteen'; got {which!r}")
     if which == "seven":
         return value_layers(unet)
-    return {name: module for name, module in unet.named_modules() if name.endswith("attn2.to_v")}
+    found = {name: module for name, module in unet.named_modules() if name.endswith("attn2.to_v")}
+    return dict(sorted(found.items()))  # down, mid, up: the order of execution, as for `models.mlp_layers`
 
 
 @torch.no_grad()

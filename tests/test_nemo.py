@@ -114,6 +114,23 @@ def test_the_sets_are_the_naive_ones(exact, known, tau_blocked, variant, lazy):
         assert found.samples < 10 * (judged + 1)
 
 
+@pytest.mark.parametrize(("width", "last"), [(64, (1.25, 15)), (8, (3.25, 7))])
+def test_the_schedule_stops_before_one_or_when_all_neurons_are_in(width, last):
+    """θ = 1 is never tried, and k stays below the widest layer's number of neurons."""
+
+    class Stubborn:
+        tried = []
+
+        def any_above(self, blocked, bound):
+            self.tried.append(len(blocked["v"]))
+            return True
+
+    stubborn, known = Stubborn(), nemo.Statistics({"v": torch.zeros(width)}, {"v": torch.ones(width)})
+    _, theta, k, floor = nemo.schedule(stubborn, {"v": torch.zeros(1, width)}, known, 0.4, 2)
+    assert (theta, k) == last and floor
+    assert stubborn.tried[-(k + 1) :] == list(range(k + 1))  # k neurons at each step, from none on
+
+
 def test_seeds_are_kept_by_their_highest_similarity(exact, known):
     clear = delta(exact, CAPTION, 1)
     scores = torch.stack([similarity(clear, clear.roll(k, 0)) for k in range(1, 10)]).amax(0)
