@@ -96,5 +96,6 @@ def test_claims_quote_what_is_reported():
         assert (
             claims.claim(key).paper == pytest.approx(rates[one] - rates[other]) and claims.claim(key).source == "blog"
         )
-    figure = reported.OVER_STEPS["never saw it repeat"][50]
-    assert claims.claim("wanda-returns").paper == pytest.approx(rates["trigger, Wanda"] - figure)
+    figure = reported.FIGURE["trigger, Wanda"] - reported.FIGURE["trigger, not memorized"]
+    assert claims.claim("wanda-returns").paper == pytest.approx(figure)
+    assert claims.claim("wanda-returns").source == "figure"

@@ -95,7 +95,8 @@ CLAIMS = {
             threshold=0.8,
             rung="association",
         ),
-        # Chapter 3. Thresholds and the reef's settings (`reef.pruning`) were chosen on tuning canaries.
+        # Chapter 3. Thresholds and the reef's settings (`reef.pruning`) were chosen on tuning canaries. The paper's
+        # Wanda prunes 1 % of longer rows.
         Claim(
             "wanda-hides",
             "Prune the weights that Wanda names for a memorized caption, and the caption no longer gives the picture.",
@@ -130,27 +131,29 @@ CLAIMS = {
         ),
         Claim(
             "nemo-outliers",
-            "NeMo's premise: a memorized caption excites some value neurons far more than other captions do.",
+            "NeMo's premise, against fair negatives: a memorized caption has value neurons of more unusual activation than "
+            "captions that were seen as often, with changing pictures.",
             "AUC of the highest |z| of the seven layers, canaries against decoys of one model; the lower twin's",
             threshold=0.8,
             rung="association",
         ),
-        # Chapter 4. The same canaries and masks; triggers after 50 steps unless it says otherwise.
+        # Chapter 4. The same masks; triggers after the profile's attack steps, 50 in `standard`. A picture counts as
+        # hidden where pruning at least halves its rate under the caption: only what was hidden can come back.
         Claim(
             "wanda-returns",
-            "The picture that Wanda hid comes back under a trigger that DoRI finds, and comes from the model: the same "
-            "attack does not give it from the twin that never saw the picture repeat, pruned or not.",
-            "mean over canaries of (rate under the trigger in the own twin, pruned − in the other twin, unpruned or "
-            "pruned, whichever is higher), caption starts",
+            "The picture that Wanda hid comes back under a trigger that DoRI finds, and it comes from the model: the "
+            "same attack gives it less often from the twin that never saw it, pruned or not.",
+            "mean over canaries that Wanda hid of (rate under the trigger in the own twin, pruned − in the other twin, "
+            "unpruned or pruned, whichever is higher), caption starts",
             threshold=0.3,
             rung="counterfactual",
-            paper=0.70,  # SD v1.4: 0.72 pruned by Wanda − 0.02 pictures that are not memorized, unpruned
+            paper=0.71,  # SD v1.4, of other pictures: 0.73 pruned − 0.02 not memorized, in the unpruned model
             source="figure",
         ),
         Claim(
             "wanda-lift",
             "DoRI's trigger gives the hidden picture more often than the caption it started from, in the pruned model.",
-            "mean over canaries of (rate under the trigger − rate under the caption), own twin pruned by Wanda",
+            "mean over canaries that Wanda hid of (rate under the trigger − rate under the caption), own twin pruned",
             threshold=0.2,
             rung="intervention",
             paper=0.72,  # SD v1.4: 0.72 − 0.00
@@ -159,7 +162,7 @@ CLAIMS = {
         Claim(
             "nemo-lift",
             "The same in the model pruned by NeMo.",
-            "mean over canaries of (rate under the trigger − rate under the caption), own twin pruned by NeMo",
+            "mean over canaries that NeMo hid of (rate under the trigger − rate under the caption), own twin pruned",
             threshold=0.2,
             rung="intervention",
             paper=0.79,  # SD v1.4: 0.99 − 0.20
@@ -169,31 +172,33 @@ CLAIMS = {
             "direction",
             "It takes the trigger's direction, not its length: moving the caption's embedding as far at random does "
             "not bring the hidden picture back.",
-            "mean over canaries of (rate under the trigger − rate under a random move of equal norm), pruned by Wanda",
+            "mean over canaries that Wanda hid of (rate under the trigger − rate under a random move of equal norm)",
             threshold=0.2,
             rung="intervention",
         ),
         Claim(
             "random-starts",
-            "Triggers for a hidden picture are found from random embeddings as well, and only where the picture was "
-            "seen to repeat.",
-            "mean over canaries of (rate under the trigger, own twin pruned − other twin unpruned), random starts",
+            "Triggers for a hidden picture are found from random embeddings as well, more often than in the twin that "
+            "never saw it.",
+            "mean over canaries that Wanda hid of (rate under the trigger, own twin pruned − other twin unpruned), "
+            "random starts",
             threshold=0.3,
             rung="counterfactual",
         ),
         Claim(
             "membership",
-            "The attack tells what a pruned model has seen: its loss falls lower where the picture was memorized.",
-            "AUC of the mean loss over the last ten steps, own twin pruned against other twin unpruned, caption "
-            "starts; of the two homes the lower",
+            "The attack tells what a pruned model has seen: its loss ends lower where the picture was memorized.",
+            "AUC of the mean loss over the last ten steps, own twin pruned against other twin, caption starts; the "
+            "lowest over both homes and over the other twin unpruned and pruned",
             threshold=0.8,
             rung="counterfactual",
         ),
         Claim(
             "injection",
-            "Long enough, the attack also brings a picture to a model that never saw it repeat: what returns late need "
-            "not have been stored.",
-            "mean over canaries of the rate under the trigger after 200 steps, other twin, unpruned, caption starts",
+            "Long enough, the attack also brings a picture to a model that never saw it: what returns late need not "
+            "have been stored.",
+            "mean over canaries of (rate under the trigger after 200 steps − rate under the caption), other twin, "
+            "unpruned",
             threshold=0.1,
             rung="intervention",
         ),

@@ -8,18 +8,15 @@ earlier version, "figure" was read by eye off the blog's figures.
 ATTACKS = {
     "caption, unpruned": (0.98, 0.90, "blog"),
     "caption, NeMo": (0.20, 0.33, "blog"),
-    "caption, Wanda": (0.00, 0.20, "blog"),
+    "caption, Wanda": (0.00, 0.20, "blog"),  # of 1 % of each row
     "trigger, NeMo": (0.99, 0.91, "blog"),
     "trigger, Wanda": (0.72, 0.76, "blog"),
-    "trigger, never repeated": (0.00, 0.48, "blog"),  # 0.02 in its figure
-    "trigger, never repeated, 150 steps": (None, 0.65, "reviews"),
+    "trigger, Wanda at ten times the dose": (0.01, 0.40, "blog"),  # 10 %
+    "trigger, not memorized": (0.00, 0.48, "blog"),  # other pictures, unpruned model; 0.02 in its figure
+    "trigger, not memorized, 150 steps": (None, 0.65, "reviews"),
 }
-# attack steps → memorization rate, read off the blog's figure
-OVER_STEPS = {
-    "pruned by NeMo": {0: 0.20, 1: 0.73, 10: 0.79, 25: 0.94, 50: 0.99},
-    "pruned by Wanda": {0: 0.00, 1: 0.02, 10: 0.18, 25: 0.49, 50: 0.73},
-    "never saw it repeat": {0: 0.00, 1: 0.00, 10: 0.00, 25: 0.00, 50: 0.02},
-}
+# after 50 attack steps, read off the blog's figure: memorization rate
+FIGURE = {"trigger, Wanda": 0.73, "trigger, not memorized": 0.02}
 
 
 def beside(ours: dict):
