@@ -135,7 +135,9 @@ def noise_differences(
     return torch.cat(done).reshape(len(y), *x_T.shape)
 
 
-def between_seed_similarity(differences: torch.Tensor, statistic: str = "max") -> torch.Tensor:
+def between_seed_similarity(
+    differences: torch.Tensor, statistic: str = "max", *, multiscale: bool = True
+) -> torch.Tensor:
     """How alike the noise differences [B, S, C, h, w] of one caption's seeds are: [B], 1 if all are equal.
 
     NeMo's memorization score (`statistic="max"`, over all pairs of seeds; or "mean"): `similarity` of
@@ -150,7 +152,7 @@ def between_seed_similarity(differences: torch.Tensor, statistic: str = "max") -
     if statistic not in ("max", "mean"):
         raise ValueError(f"statistic {statistic!r} is unknown; choose 'max' or 'mean'")
     one, other = torch.combinations(torch.arange(differences.shape[1])).T
-    scores = similarity(differences[:, one].flatten(0, 1), differences[:, other].flatten(0, 1))
+    scores = similarity(differences[:, one].flatten(0, 1), differences[:, other].flatten(0, 1), multiscale)
     scores = scores.reshape(len(differences), -1)
     return scores.amax(1) if statistic == "max" else scores.mean(1)
 

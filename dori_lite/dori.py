@@ -69,7 +69,8 @@ def find_triggers(
 
     Draws belong to (`seed`, target's entry in `streams` [default: 0, 1, …], step): a target's result does not
     depend on the others beside it. `samples` bounds a U-Net batch, which holds one target at least. y and Adam's
-    state are fp32 or wider; on CUDA an fp16 U-Net runs under autocast. Mean reduction, all tokens free and no
+    state are fp32 or wider; an fp16 U-Net runs under autocast, its loss scaled (the notes advise fp32; fp16 was not
+    tried on a GPU here; give `samples=8` where memory is short). Mean reduction, all tokens free and no
     constraint are our choices; the notes name none.
 
     Raises ValueError for latents or embeddings of a wrong shape or not finite and for impossible settings,
@@ -89,6 +90,7 @@ def find_triggers(
     alphas = ddim_scheduler(pipe.scheduler.config).alphas_cumprod.to(y)
     x_0, losses, kept = latents.to(y), [], {}
     per_pass = max(1, samples // batch)
+    scale = 2.0**14 if pipe.unet.dtype == torch.float16 else 1.0  # mean-reduced gradients vanish in half precision
 
     with tqdm(total=steps, desc="attack", delay=5, leave=False) as bar:
         for step in range(steps):
@@ -98,7 +100,7 @@ def find_triggers(
             y.grad, now = torch.zeros_like(y), []
             for part in torch.arange(n).split(per_pass):
                 loss = denoising_loss(pipe.unet, x_0[part], y[part], noise[part], t[part], alphas)
-                y.grad += torch.autograd.grad(loss.sum(), y)[0]
+                y.grad += torch.autograd.grad(loss.sum() * scale, y)[0] / scale
                 now.append(loss.detach())
             losses.append(torch.cat(now))
             if free is not None:

@@ -1,7 +1,8 @@
 """NeMo (Hintersdorf et al. 2024): the value neurons that a memorized caption excites, and no more of them than needed.
 
 A neuron is an output feature of a cross-attention value layer `attn2.to_v`, a row of its weight; blocking it sets it
-to zero. Where the paper and its code differ, the code is followed; `variant="paper"` is the paper's wording.
+to zero. Where the paper and its code differ, the code is followed; `variant="paper"` is the paper's Algorithm 2, whose
+test on z is one-sided (its text is two-sided). Defaults are the reef's; for Stable Diffusion pass `steps=50`.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,8 @@ class Localised:
     `memorized` is False, and all sets empty, when no seed's noise difference resembles another's. `candidates` are
     the neurons before refinement, found at (`theta`, `k`); `reached_floor` says that the schedule ended without
     the similarity falling to its threshold. `tau_ref` is what refinement held to, `seeds` the seeds that were
-    kept, `samples` the U-Net samples spent (one caption, one noise) and `sets` the candidate sets judged.
+    kept, `samples` the U-Net samples spent (one caption, one noise; a backward pass counts as two more) and `sets`
+    the candidate sets judged, each once. For a caption that is not memorized, `tau_ref` is `tau`.
     """
 
     neurons: dict[str, list[int]]
@@ -77,13 +79,15 @@ def activations(pipe, prompts=None, *, embeddings=None, which: str = "seven", ba
 
     Raises ValueError for an empty caption or embeddings of a wrong shape.
     """
-    if embeddings is None:
-        parts = [prompts] if isinstance(prompts, str) else list(prompts)
-        parts = [conditions(pipe, parts[k : k + batch], None) for k in range(0, len(parts), batch)]
-    else:
-        parts = conditions(pipe, None, embeddings).split(batch)
-    found = layers(pipe.unet, which)
-    return {name: torch.cat([layer(y).abs().mean(1) for y in parts]) for name, layer in found.items()}
+    known = [prompts] if isinstance(prompts, str) else prompts if embeddings is None else embeddings
+    found = {name: [] for name in layers(pipe.unet, which)}
+    for k in range(0, len(known), batch):
+        part = known[k : k + batch]
+        y = conditions(pipe, part, None) if embeddings is None else conditions(pipe, None, part)
+        for name, layer in layers(pipe.unet, which).items():
+            values = layer(y)  # means of halves would tie, and ties reorder the most active
+            found[name].append(values.to(torch.promote_types(values.dtype, torch.float32)).abs().mean(1))
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def statistics(pipe, prompts, *, which: str = "seven") -> Statistics:
@@ -98,7 +102,11 @@ def statistics(pipe, prompts, *, which: str = "seven") -> Statistics:
 
 
 def z_scores(pipe, prompt: str, statistics: Statistics) -> dict[str, torch.Tensor]:
-    """How unusual one caption's activations are, (a − μ) / σ: {layer: [out]}. A neuron that never varies gets 0."""
+    """How unusual one caption's activations are, (a − μ) / σ: {layer: [out]}. A neuron that never varies gets 0.
+
+    Raises ValueError for statistics of another model.
+    """
+    check(pipe, statistics)
     found = activations(pipe, prompt, which=searched(statistics))
     return {name: z_score(a[0], statistics, name) for name, a in found.items()}
 
@@ -108,6 +116,12 @@ def z_score(a, statistics: Statistics, name: str):
     return torch.where(std > 0, (a - statistics.mean[name].to(a)) / std, 0.0)
 
 
+def check(pipe, statistics: Statistics) -> None:
+    known = {name: layer.out_features for name, layer in layers(pipe.unet, searched(statistics)).items()}
+    if known != {name: len(mean) for name, mean in statistics.mean.items()}:
+        raise ValueError("these statistics are of other layers or another model; compute them with this one")
+
+
 def searched(statistics: Statistics) -> str:
     return "seven" if len(statistics.mean) == 7 else "sixteen"
 
@@ -115,13 +129,14 @@ def searched(statistics: Statistics) -> str:
 def between_seed_threshold(pipe, prompts, *, seeds=SEEDS, variant: str = "code", steps: int = STEPS) -> float:
     """τ for keeping seeds: mean + one standard deviation over not memorized `prompts` of their highest similarity.
 
-    The paper's, for Stable Diffusion and with guidance 7 in that script: 0.428. Raises ValueError for fewer than
-    two prompts.
+    The paper's value for Stable Diffusion is 0.428 (its script computes it under guidance 7; here there is none, as
+    in the search). Raises ValueError for fewer than two prompts or seeds.
     """
+    rule = chosen(variant)
     if isinstance(prompts, str) or len(prompts) < 2:
         raise ValueError("a threshold needs several captions that are not memorized: give at least two")
-    differences = noise_differences(pipe, prompts, seeds, chosen(variant)["step"], steps=steps)
-    scores = between_seed_similarity(differences)
+    differences = noise_differences(pipe, prompts, seeds, rule["step"], steps=steps)
+    scores = between_seed_similarity(differences, multiscale=rule["scales"] > 1)
     return (scores.mean() + scores.std()).item()
 
 
@@ -134,9 +149,9 @@ def same_seed_threshold(pipe, prompts, others, *, seeds=SEEDS, variant: str = "c
     Not in the paper. Raises ValueError for fewer than two pairs.
     """
     rule = chosen(variant)
+    if isinstance(prompts, str) or isinstance(others, str) or len(prompts) * len(others) < 2:
+        raise ValueError("a threshold needs several pairs of captions: give two lists, and more of either")
     one, other = (noise_differences(pipe, list(p), seeds, rule["step"], steps=steps) for p in (prompts, others))
-    if len(one) * len(other) < 2:
-        raise ValueError("a threshold needs several pairs of captions: give more of either")
     scores = torch.stack([similar(a, b, rule["scales"]).max() for a in one for b in other])
     return (scores.mean() + scores.std()).item()
 
@@ -180,21 +195,25 @@ def localise(
        last layer to the first, drop whole layers, then from the last to the first single neurons, while the
        similarity stays below the reference.
 
-    `lazy` spares samples where a decision is clear (see `Ablation.stays_below`). Raises ValueError for an empty
-    caption, statistics of other layers or an unknown variant.
+    Each of `seeds` has its own noise; the code draws ten from one generator. `lazy` spares samples where a first-order
+    estimate makes a seed's decision clear; what it returns is checked in the end, but not every set on the way:
+    `lazy=False` asks every seed about every set that is accepted (see `Ablation.stays_below`). Sets are
+    reproducible in float64; in less, the order of sums can turn a decision that stands on the threshold.
+
+    Raises ValueError for an empty caption, fewer than two seeds, statistics of another model or an unknown variant.
     """
-    rule, seeds = chosen(variant), [int(s) for s in seeds]
+    rule, seeds = chosen(variant), list(dict.fromkeys(int(s) for s in seeds))
+    check(pipe, statistics)
+    if len(seeds) < 2:
+        raise ValueError(f"NeMo compares seeds: give at least two different ones, not {len(seeds)}")
     y = conditions(pipe, [prompt] if isinstance(prompt, str) else prompt, None)
     if len(y) != 1:
         raise ValueError(f"NeMo localises one caption at a time; got {len(y)}")
-    known = layers(pipe.unet, searched(statistics))
-    if set(known) != set(statistics.mean):
-        raise ValueError("these statistics are of other layers; compute them with this model")
     clear = noise_differences(pipe, embeddings=y, seeds=seeds, step=rule["step"], steps=steps)[0]
     keep = kept_seeds(clear, tau, rule["scales"])
     spent = len(seeds)
     if not keep:
-        nothing = {name: [] for name in known}
+        nothing = {name: [] for name in statistics.mean}
         return Localised(nothing, nothing, False, [], THETA, 0, False, tau, spent, 0)
     ablation = Ablation(pipe, y, [seeds[s] for s in keep], clear[keep], rule["step"], steps, rule["scales"], lazy)
     bound = tau if tau_blocked is None else tau_blocked
@@ -208,7 +227,7 @@ def localise(
 
 
 def kept_seeds(differences, tau: float, scales: int) -> list[int]:
-    """Positions of the seeds whose highest similarity to another one exceeds τ; differences [S, C, h, w]."""
+    """Positions of the seeds whose highest similarity to another one exceeds τ, of differences [S, C, h, w]."""
     one, other = torch.combinations(torch.arange(len(differences))).T
     scores = similar(differences[one], differences[other], scales)
     return [s for s in range(len(differences)) if scores[(one == s) | (other == s)].max() > tau]
@@ -240,14 +259,15 @@ def refine_neurons(ablation: Ablation, blocked: dict, reference: float) -> dict:
     if not any(blocked.values()):
         return blocked
     ablation.estimate(blocked)
+    judged = ablation.sets
     for careful in (False, True):
-        found = blocked
+        found, ablation.sets = blocked, judged
         for name in reversed(blocked):
             ablation.enter(name)
             for neuron in blocked[name]:
                 without = found | {name: [n for n in found[name] if n != neuron]}
                 if ablation.stays_below(without, reference, None if careful else (name, neuron)):
                     found = without
-        if ablation.confirm(found, reference):
+        if found is blocked or ablation.confirm(found, reference):
             break
     return found

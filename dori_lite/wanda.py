@@ -51,7 +51,7 @@ def activation_norms(
     X are the layer's inputs while the `prompts` (or `embeddings` [B, L, D]) are sampled from the noise of one
     `seed`, each row scaled to length 1, rows of all tokens, of all prompts and of both halves of
     classifier-free guidance together, apart for each of the first `calls` U-Net calls. As in the code; there
-    50 PNDM steps and guidance 7.5.
+    50 PNDM steps (`steps=50` for Stable Diffusion) and guidance 7.5.
 
     Raises ValueError for an empty caption or an impossible number of calls.
     """
@@ -63,13 +63,20 @@ def activation_norms(
     squares = {name: 0.0 for name in names}
     with tqdm(total=-(-len(y) // batch) * calls, desc="activation norms", delay=5, leave=False) as bar:
         for part in y.split(batch):
+            x, options = x_T.expand(len(part), -1, -1, -1), {"first": calls}
             with trace(pipe.unet, names, inputs=True) as seen:
-                ddim(pipe, x_T.expand(len(part), -1, -1, -1), part, silent, max(guidance, 1.0), steps, bar, first=calls)
-            for name in names:
-                # eps as torch's default: a row of zeros stays zero
-                rows = (normalize(X.flatten(0, -2).to(wide(X)), dim=1) for X in seen[name])
-                squares[name] = squares[name] + torch.stack([X.square().sum(0) for X in rows])
+                # Reduced after each call: a call's inputs alone are large for Stable Diffusion.
+                options["on_step"] = lambda *_, seen=seen: [reduce(inputs) for inputs in seen.values()]
+                ddim(pipe, x, part, silent, max(guidance, 1.0), steps, bar, **options)
+            squares = {name: squares[name] + torch.stack(seen[name]) for name in names}
     return {name: total.sqrt() for name, total in squares.items()}
+
+
+def reduce(inputs: list) -> None:
+    """Replace the last call's inputs X [B, tokens, 4d] by the squared norms of X's columns, rows of length 1: [4d]."""
+    X = inputs.pop()
+    rows = normalize(X.flatten(0, -2).to(wide(X)), dim=1)  # a row of zeros stays zero
+    inputs.append(rows.square().sum(0))
 
 
 def wide(x: torch.Tensor) -> torch.dtype:

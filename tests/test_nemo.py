@@ -9,7 +9,7 @@ import torch
 
 from dori_lite import hooks, masks, models, nemo
 from dori_lite.ablation import Ablation, before
-from dori_lite.detection import similarity
+from dori_lite.detection import between_seed_similarity, similarity
 from dori_lite.reef import captions, plant
 from dori_lite.sampling import initial_noise
 
@@ -141,25 +141,33 @@ def test_seeds_are_kept_by_their_highest_similarity(exact, known):
     assert found.neurons == expected and found.candidates == blocked
 
 
-def test_a_wrong_estimate_does_not_change_the_sets(exact, known, monkeypatch):
-    """Seeds that the slopes call hopeless are asked in the end, and then the layer is done again with care."""
-    right = nemo.localise(exact, CAPTION, known, -1.0, tau_blocked=0.999, lazy=False)
-    estimate, confirmed = Ablation.estimate, []
+def test_a_wrong_estimate_is_noticed_in_the_end():
+    """A seed that the slopes call hopeless refuses, unasked: `confirm` finds it, and all is gone through with care."""
 
-    def optimist(self, blocked):
-        estimate(self, blocked)
-        self.slopes = {name: torch.full_like(slope, -1e-3) for name, slope in self.slopes.items()}
+    class Table(Ablation):
+        scores = {(0, 1): [0.8, 0.1], (1,): [0.8, 0.99], (0,): [0.95, 0.1], (): [0.95, 0.95]}
+        confirmed = []
 
-    def spy(self, blocked, reference):
-        confirmed.append(confirm(self, blocked, reference))
-        return confirmed[-1]
+        def __init__(self):
+            self.lazy, self.seeds, self.sets, self.slopes = True, [0, 1], 0, {}
+            self.last, self.doubt = torch.tensor([0.8, 0.1]).double(), torch.zeros(2).double()
 
-    confirm = Ablation.confirm
-    monkeypatch.setattr(Ablation, "estimate", optimist)
-    monkeypatch.setattr(Ablation, "confirm", spy)
-    found = nemo.localise(exact, CAPTION, known, -1.0, tau_blocked=0.999)
-    assert found.neurons == right.neurons
-    assert confirmed[0] is False or len(confirmed) == 1
+        def measure(self, blocked, which):
+            return torch.tensor(self.scores[tuple(blocked["v"])]).double()[[int(s) for s in which]]
+
+        def estimate(self, blocked):
+            self.slopes, self.rows = {"v": torch.zeros(2, 2).double()}, blocked
+
+        def enter(self, layer):
+            pass
+
+        def confirm(self, blocked, reference):
+            self.confirmed.append(super().confirm(blocked, reference))
+            return self.confirmed[-1]
+
+    table = Table()
+    assert nemo.refine_neurons(table, {"v": [0, 1]}, 0.9) == {"v": [0, 1]}
+    assert table.confirmed == [False] and table.sets == 2  # judged twice over, counted once
 
 
 def test_a_caption_that_is_not_memorized_gives_a_labelled_empty_result(exact, known):
@@ -263,6 +271,9 @@ def test_thresholds_are_mean_and_deviation(exact):
     for caption in some:
         clear = delta(exact, caption, 1)[:3]
         highest.append(max(similarity(clear[a : a + 1], clear[b : b + 1]).item() for a, b in combinations(range(3), 2)))
+    large = torch.randn(1, 3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    one, several = (between_seed_similarity(large, multiscale=m) for m in (False, True))
+    assert not torch.allclose(one, several)
     assert tau == pytest.approx(torch.tensor(highest).mean().item() + torch.tensor(highest).std().item(), rel=1e-4)
     same = nemo.same_seed_threshold(exact, some[:1], some[1:], seeds=range(3))
     pairs = [similarity(delta(exact, some[0], 1)[:3], delta(exact, c, 1)[:3]).max().item() for c in some[1:]]
@@ -277,9 +288,23 @@ def test_bad_input_is_named(exact, known, one_line):
     one_line(ValueError, "at least two", nemo.statistics, exact, ["a fish"])
     one_line(ValueError, "at least two", nemo.between_seed_threshold, exact, "a fish")
     one_line(ValueError, "several pairs", nemo.same_seed_threshold, exact, ["a fish"], ["a red fish"])
-    one_line(ValueError, "there are no seeds", nemo.localise, exact, CAPTION, known, 0.4, seeds=[])
+    one_line(ValueError, "several pairs", nemo.same_seed_threshold, exact, "a fish", ["a red fish", "a blue fish"])
+    for seeds in ([], [3], [3, 3]):
+        one_line(ValueError, "at least two different ones", nemo.localise, exact, CAPTION, known, 0.4, seeds=seeds)
     strange = nemo.Statistics({"x": torch.zeros(3)}, {"x": torch.ones(3)})
-    one_line(ValueError, "of other layers", nemo.localise, exact, CAPTION, strange, 0.4)
+    larger = nemo.Statistics(*[{name: torch.ones(17) for name in known.mean}] * 2)
+    for wrong in (strange, larger):
+        one_line(ValueError, "of other layers or another model", nemo.localise, exact, CAPTION, wrong, 0.4)
+        one_line(ValueError, "of other layers or another model", nemo.z_scores, exact, CAPTION, wrong)
     broken = copy.deepcopy(exact)
     next(broken.unet.parameters()).fill_(float("nan"))
     one_line(ValueError, "NaN or infinite", nemo.localise, broken, CAPTION, known, 0.4)
+
+
+def test_layers_are_in_the_order_of_execution(exact):
+    order = []
+    edits = {name: lambda v, name=name: order.append(name) or v for name in nemo.layers(exact.unet, "sixteen")}
+    with hooks.edited(exact.unet, edits):
+        exact.unet(torch.zeros(1, 4, 16, 16).double(), 1, models.embed(exact, ""))
+    assert list(nemo.layers(exact.unet, "sixteen")) == order
+    assert list(nemo.layers(exact.unet)) == order[:7]

@@ -13,7 +13,7 @@ def series(axis):
 
 def test_conditions_show_every_canary_and_the_mean():
     table = pd.DataFrame({"condition": ["a", "a", "b", "b"], "rate": [1.0, 0.5, 0.0, 0.2]})
-    axis = plots.conditions(table, "rate").axes[0]
+    axis = plots.by_condition(table, "rate").axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b"]
     dots = [x for c in axis.collections for x in c.get_offsets()[:, 0].tolist()]
     assert sorted(dots) == pytest.approx(sorted([1.0, 0.5, 0.0, 0.2, 0.75, 0.1]))

@@ -131,8 +131,8 @@ CLAIMS = {
         ),
         Claim(
             "nemo-outliers",
-            "NeMo's premise, against fair negatives: a memorized caption has value neurons of more unusual activation than "
-            "captions that were seen as often, with changing pictures.",
+            "NeMo's premise, against fair negatives: a memorized caption has value neurons of more unusual activation "
+            "than captions that were seen as often, with changing pictures.",
             "AUC of the highest |z| of the seven layers, canaries against decoys of one model; the lower twin's",
             threshold=0.8,
             rung="association",

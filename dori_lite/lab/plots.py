@@ -12,15 +12,19 @@ CONDITIONS = {
     "remembers": ("#0072B2", "o", "-"),
     "pruned by NeMo": ("#CC79A7", "D", "-."),
     "pruned by Wanda": ("#D55E00", "v", "--"),
-    "never saw it repeat": ("#E69F00", "s", ":"),
-    "never saw it repeat, pruned": ("#8C6D1F", "P", (0, (3, 1, 1, 1))),
+    "never saw it": ("#E69F00", "s", ":"),
+    "never saw it, pruned": ("#8C6D1F", "P", (0, (3, 1, 1, 1))),
     "parent": ("#009E73", "^", (0, (5, 2))),
     "held-out": ("#555555", "X", (0, (1, 3))),
+    "held-out, pruned": ("#999999", "*", (0, (2, 4))),
 }
 
 
-def conditions(table, value: str, by: str = "condition", label: str | None = None, limits=(-0.04, 1.04)):
-    """One dot a canary, one row a condition, in the table's order; a diamond and a bar for mean and 95 % interval."""
+def by_condition(table, value: str, by: str = "condition", label: str | None = None, limits=(-0.04, 1.04)):
+    """One dot a canary, one row a condition, in the table's order; a diamond and a bar for mean and 95 % interval.
+
+    Canaries of both twins of the pair are in a row.
+    """
     names = list(dict.fromkeys(table[by]))
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.6, 0.42 * len(names) + 1))
@@ -43,12 +47,13 @@ def conditions(table, value: str, by: str = "condition", label: str | None = Non
 
 
 def dose_response(table, value: str = "rate", label: str = "share of pictures that are copies"):
-    """`value` over ρ, means and 95 % intervals over canaries, a line for each mask; columns rho, mask, twin.
+    """`value` over ρ, means and 95 % intervals over canaries, a line for each of two masks; columns rho, mask, twin.
 
     Twins are panels: model pairs are never pooled into one line.
     """
     twins = sorted(table["twin"].unique())
-    styles = dict(zip(dict.fromkeys(table["mask"]), (("#D55E00", "v", "--"), ("#555555", "X", ":")), strict=False))
+    first, second = dict.fromkeys(table["mask"])
+    styles = {first: ("#D55E00", "v", "--"), second: ("#555555", "X", ":")}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(twins), figsize=(3.5 * len(twins), 3.3), sharey=True, squeeze=False)
         for axis, twin in zip(axes[0], twins, strict=True):
@@ -80,8 +85,11 @@ def bars(mean, low, high):
 def rate_curves(table, rate: str = "rate", panels: str = "start", threshold: float | None = None, label=None):
     """`rate` over attack steps, one line a condition of `CONDITIONS`, means and 95 % intervals over targets.
 
-    `table` has one row a target, condition, panel and number of steps. The axis is stretched near 0.
+    `table` has one row a target, condition, panel and number of steps. The axis is stretched near 0. Raises
+    ValueError for a condition that is not in `CONDITIONS`.
     """
+    if strange := sorted(set(table["condition"]) - set(CONDITIONS)):
+        raise ValueError(f"no line is known for {', '.join(strange)}; there are: {', '.join(CONDITIONS)}")
     sides = list(dict.fromkeys(table[panels]))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(sides), figsize=(4.4 * len(sides), 3.9), sharey=True, squeeze=False)
