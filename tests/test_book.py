@@ -115,31 +115,46 @@ def test_verdicts_of_chapter_4_follow_from_the_rows(executed):
             found[row["target"]] = sum(score >= threshold for score in scores) / len(scores)
         return found
 
-    pruned, never = "pruned by Wanda", "never saw it repeat"
+    pruned, never = "pruned by Wanda", "never saw it"
     strongest = {t: max(rate, rates(f"{never}, pruned", few)[t]) for t, rate in rates(never, few).items()}
-    moves = rows[rows["kind"] == "move"].set_index("target")["rate"].to_dict()
+    pushes = rows[(rows["kind"] == "push") & (rows["pruned"] == "Wanda") & (rows["size"] == "large")]
+    pushes = pushes.set_index("target")["rate"].to_dict()
+
+    def hid(kind):
+        unpruned = rates("remembers", 0)
+        return {t for t, rate in rates(f"pruned by {kind}", 0).items() if 0 < unpruned[t] >= 2 * rate}
+
+    late = rates(never, many)
     pairs = {
-        "wanda-returns": (rates(pruned, few), strongest),
-        "wanda-lift": (rates(pruned, few), rates(pruned, 0)),
-        "nemo-lift": (rates("pruned by NeMo", few), rates("pruned by NeMo", 0)),
-        "direction": (rates(pruned, few), moves),
-        "random-starts": (rates(pruned, few, "random"), rates(never, few, "random")),
-        "injection": (late := rates(never, many), dict.fromkeys(late, 0)),
+        "wanda-returns": (rates(pruned, few), strongest, hid("Wanda")),
+        "wanda-lift": (rates(pruned, few), rates(pruned, 0), hid("Wanda")),
+        "nemo-lift": (rates("pruned by NeMo", few), rates("pruned by NeMo", 0), hid("NeMo")),
+        "direction": (rates(pruned, few), pushes, hid("Wanda")),
+        "random-starts": (rates(pruned, few, "random"), rates(never, few, "random"), hid("Wanda")),
+        "injection": (late, rates(never, 0), set(late)),
     }
-    for key, (one, other) in pairs.items():
-        assert len(one) == 2 * run.profile["attacked"] == verdicts[key]["units"]
-        assert verdicts[key]["estimate"] == pytest.approx(mean_gap({0: one, 1: other}, 0, 1)[0]), key
+    for key, (one, other, units) in pairs.items():
+        assert len(one) == 2 * run.profile["attacked"] and verdicts[key]["units"] == len(units), key
+        gaps = [one[t] - other[t] for t in units]
+        if gaps:
+            assert verdicts[key]["estimate"] == pytest.approx(sum(gaps) / len(gaps)), key
+        else:
+            assert verdicts[key]["estimate"] is None and verdicts[key]["verdict"] == claims.UNDECIDED
+
+    def endings(condition, home):
+        part = attacks[(attacks["condition"] == condition) & (attacks["home"] == home) & (attacks["start"] == "prompt")]
+        return [sum(losses[few - 10 : few]) for losses in part["losses"]]
+
     areas = []
     for home in "ab":
-        positive, negative = (
-            [sum(losses[few - 10 : few]) for losses in attacks[(attacks["condition"] == c) & (attacks["home"] == home)
-                                                               & (attacks["start"] == "prompt")]["losses"]]
-            for c in (pruned, never)
-        )  # fmt: skip
-        areas.append(mannwhitneyu(negative, positive).statistic / len(positive) / len(negative))
+        for negatives in (never, f"{never}, pruned"):
+            positive, negative = endings(pruned, home), endings(negatives, home)
+            areas.append(mannwhitneyu(negative, positive).statistic / len(positive) / len(negative))
     assert verdicts["membership"]["estimate"] == pytest.approx(min(areas))
+    nan = {None: float("nan")}
     for key, found in verdicts.items():
-        assert found["verdict"] == claims.verdict(claims.claim(key), found["estimate"], found["low"], found["high"])
+        numbers = [nan.get(found[part], found[part]) for part in ("estimate", "low", "high")]
+        assert found["verdict"] == claims.verdict(claims.claim(key), *numbers)
 
 
 def test_outputs_show_figures_without_error(executed):
