@@ -132,3 +132,12 @@ def test_verdict_table_marks_quick_as_direction_only():
     standard = figures.verdict_table(verdicts, profiles.load("standard"), published=verdicts)
     assert standard.loc["replay", "verdict"] == "holds here"
     assert standard.loc["replay", "published (standard)"] == "holds here"
+
+
+def test_verdicts_of_too_few_units_say_so():
+    nan = float("nan")
+    found = {"estimate": 0.5, "low": nan, "high": nan, "threshold": 0.5, "units": 1, "rung": "intervention"}
+    verdicts = {"wanda-lift": found | {"verdict": "undecided"}}
+    verdicts["nemo-lift"] = verdicts["wanda-lift"] | {"units": 0, "estimate": nan}
+    table = figures.verdict_table(verdicts, profiles.load("standard"))
+    assert table["effect [95 % interval]"].tolist() == ["0.50 [one unit]", "no units"]

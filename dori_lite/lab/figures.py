@@ -126,7 +126,7 @@ def verdict_table(verdicts: dict, settings, published: dict | None = None):
         rows.append(
             {
                 "claim": key,
-                "effect [95 % interval]": f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]",
+                "effect [95 % interval]": effect(found),
                 "threshold": found["threshold"],
                 "canaries": found["units"],
                 "evidence": found["rung"],
@@ -135,6 +135,15 @@ def verdict_table(verdicts: dict, settings, published: dict | None = None):
             }
         )
     return pd.DataFrame(rows).set_index("claim")
+
+
+def effect(found: dict) -> str:
+    """An estimate with its interval; with one unit there is no interval, with none no estimate."""
+    if not found["units"]:
+        return "no units"
+    if found["units"] == 1:
+        return f"{found['estimate']:.2f} [one unit]"
+    return f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def exposure_curve(table, score: str, threshold: float):
