@@ -170,6 +170,29 @@ def test_a_wrong_estimate_is_noticed_in_the_end():
     assert table.confirmed == [False] and table.sets == 2  # judged twice over, counted once
 
 
+def test_layers_and_neurons_are_given_back_from_the_last_layer_on():
+    """Either layer, or either neuron, could go, but not both: the last one goes."""
+
+    class Judge:
+        def stays_below(self, blocked, reference, restored=None):
+            return sum(map(len, blocked.values())) >= 1
+
+        def estimate(self, blocked):
+            self.sets = 0
+
+        def enter(self, layer):
+            pass
+
+        def confirm(self, blocked, reference):
+            return True
+
+    both = {"down": [3], "mid": [5]}
+    assert nemo.refine_layers(Judge(), both, 0.9) == {"down": [3], "mid": []}
+    judge = Judge()
+    judge.sets = 0
+    assert nemo.refine_neurons(judge, both, 0.9) == {"down": [3], "mid": []}
+
+
 def test_a_caption_that_is_not_memorized_gives_a_labelled_empty_result(exact, known):
     found = nemo.localise(exact, CAPTION, known, 0.9999)
     assert not found.memorized and found.count == 0 and found.seeds == [] and found.samples == 10
