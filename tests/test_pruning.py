@@ -13,6 +13,8 @@ def test_unmemorized_captions_are_in_no_training_table():
     largest = plant.load_table().query("role == 'base'")["seed"].max()
     assert largest < plant.BASE_SEEDS + 600_000 < plant.HELD_OUT_SEEDS  # ordinary ones come after the last trained
     assert len(pruning.unmemorized(3)) == 3
+    first = [captions.write(plant.base(600_000 + k)[0]) for k in range(2)]
+    assert pruning.unmemorized(4)[:2] == first
 
 
 def test_nemo_is_set_on_tuning_canaries(monkeypatch):
