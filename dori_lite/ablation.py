@@ -8,11 +8,6 @@ from .models import ddim_scheduler
 from .sampling import initial_noise
 
 
-def similar(one, other, scales: int = 3) -> torch.Tensor:
-    """`detection.similarity`, at a single scale if `scales` is 1."""
-    return similarity(one, other, multiscale=scales > 1)
-
-
 class Ablation:
     """How like its unblocked self each kept seed's noise difference stays when neurons are blocked.
 
@@ -21,8 +16,9 @@ class Ablation:
     the U-Net `samples` it asks for, and the `sets` it judges.
     """
 
-    def __init__(self, pipe, y, seeds, clear, step: int, steps: int, scales: int, lazy: bool = True):
-        self.unet, self.y, self.seeds, self.clear, self.scales, self.lazy = pipe.unet, y, seeds, clear, scales, lazy
+    def __init__(self, pipe, y, seeds, clear, step: int, steps: int, multiscale: bool, lazy: bool = True):
+        self.unet, self.y, self.seeds, self.clear = pipe.unet, y, seeds, clear
+        self.multiscale, self.lazy = multiscale, lazy
         self.x_T = initial_noise(pipe, seeds, y.dtype).to(y.device)
         scheduler = ddim_scheduler(pipe.scheduler.config)
         scheduler.set_timesteps(steps, device=y.device)
@@ -44,7 +40,7 @@ class Ablation:
             return torch.ones(len(which))  # nothing is blocked: the very same differences
         known = self.known.setdefault(key, {})
         if fresh := [s for s in which if s not in known]:
-            scores = similar(self.clear[fresh], self.differences(blocked, fresh), self.scales).cpu()
+            scores = similarity(self.clear[fresh], self.differences(blocked, fresh), self.multiscale).cpu()
             known.update(zip(fresh, scores, strict=True))
         return torch.stack([known[s] for s in which])
 
@@ -132,7 +128,7 @@ class Ablation:
             with torch.enable_grad():
                 for gate in gates.values():
                     gate.requires_grad_()
-                score = similar(self.clear[s : s + 1], self.forward(gates, [s]), self.scales).sum() * scale
+                score = similarity(self.clear[s : s + 1], self.forward(gates, [s]), self.multiscale).sum() * scale
                 for name, slope in zip(gates, torch.autograd.grad(score, list(gates.values())), strict=True):
                     slopes[name].append(slope.to(self.last) / scale)
         self.samples += 3 * len(self.seeds)

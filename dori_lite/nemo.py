@@ -10,15 +10,18 @@ from dataclasses import dataclass
 
 import torch
 
-from .ablation import Ablation, similar
-from .detection import between_seed_similarity, noise_differences
+from .ablation import Ablation
+from .detection import between_seed_similarity, noise_differences, similarity
 from .masks import WeightMask, of_neurons
 from .models import value_layers
 from .sampling import STEPS, conditions
 
 SEEDS = range(10)
 THETA, FLOOR, STEP = 5.0, 1.0, 0.25  # the schedule of the threshold θ on |z|; k grows by one as θ falls by STEP
-VARIANTS = {"code": {"step": 1, "sides": 2, "scales": 3}, "paper": {"step": 0, "sides": 1, "scales": 1}}
+VARIANTS = {
+    "code": {"step": 1, "sides": 2, "multiscale": True},
+    "paper": {"step": 0, "sides": 1, "multiscale": False},
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def between_seed_threshold(pipe, prompts, *, seeds=SEEDS, variant: str = "code",
     if isinstance(prompts, str) or len(prompts) < 2:
         raise ValueError("a threshold needs several captions that are not memorized: give at least two")
     differences = noise_differences(pipe, prompts, seeds, rule["step"], steps=steps)
-    scores = between_seed_similarity(differences, multiscale=rule["scales"] > 1)
+    scores = between_seed_similarity(differences, multiscale=rule["multiscale"])
     return (scores.mean() + scores.std()).item()
 
 
@@ -152,12 +155,12 @@ def same_seed_threshold(pipe, prompts, others, *, seeds=SEEDS, variant: str = "c
     if isinstance(prompts, str) or isinstance(others, str) or len(prompts) * len(others) < 2:
         raise ValueError("a threshold needs several pairs of captions: give two lists, and more of either")
     one, other = (noise_differences(pipe, list(p), seeds, rule["step"], steps=steps) for p in (prompts, others))
-    scores = torch.stack([similar(a, b, rule["scales"]).max() for a in one for b in other])
+    scores = torch.stack([similarity(a, b, rule["multiscale"]).max() for a in one for b in other])
     return (scores.mean() + scores.std()).item()
 
 
 def chosen(variant: str) -> dict:
-    """Timestep index, sides of the test on z and scales of SSIM. Raises ValueError for an unknown variant."""
+    """Timestep index, sides of the test on z, whether SSIM has several scales. Raises ValueError for an unknown one."""
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}")
     return VARIANTS[variant]
@@ -210,12 +213,12 @@ def localise(
     if len(y) != 1:
         raise ValueError(f"NeMo localises one caption at a time; got {len(y)}")
     clear = noise_differences(pipe, embeddings=y, seeds=seeds, step=rule["step"], steps=steps)[0]
-    keep = kept_seeds(clear, tau, rule["scales"])
+    keep = kept_seeds(clear, tau, rule["multiscale"])
     spent = len(seeds)
     if not keep:
         nothing = {name: [] for name in statistics.mean}
         return Localised(nothing, nothing, False, [], THETA, 0, False, tau, spent, 0)
-    ablation = Ablation(pipe, y, [seeds[s] for s in keep], clear[keep], rule["step"], steps, rule["scales"], lazy)
+    ablation = Ablation(pipe, y, [seeds[s] for s in keep], clear[keep], rule["step"], steps, rule["multiscale"], lazy)
     bound = tau if tau_blocked is None else tau_blocked
     a = activations(pipe, embeddings=y, which=searched(statistics))
     blocked, theta, k, floor = schedule(ablation, a, statistics, bound, rule["sides"])
@@ -226,10 +229,10 @@ def localise(
     )
 
 
-def kept_seeds(differences, tau: float, scales: int) -> list[int]:
+def kept_seeds(differences, tau: float, multiscale: bool) -> list[int]:
     """Positions of the seeds whose highest similarity to another one exceeds τ, of differences [S, C, h, w]."""
     one, other = torch.combinations(torch.arange(len(differences))).T
-    scores = similar(differences[one], differences[other], scales)
+    scores = similarity(differences[one], differences[other], multiscale)
     return [s for s in range(len(differences)) if scores[(one == s) | (other == s)].max() > tau]
 
 

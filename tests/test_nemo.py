@@ -209,9 +209,9 @@ def test_a_caption_that_is_not_memorized_gives_a_labelled_empty_result(exact, kn
 def test_replaying_what_comes_before_a_layer_changes_nothing(exact, which):
     y = models.embed(exact, CAPTION)
     clear = delta(exact, CAPTION, 1)
-    whole = Ablation(exact, y, SEEDS, clear, 1, 25, 3)
+    whole = Ablation(exact, y, SEEDS, clear, 1, 25, True)
     for name, layer in nemo.layers(exact.unet, which).items():
-        part = Ablation(exact, y, SEEDS, clear, 1, 25, 3)
+        part = Ablation(exact, y, SEEDS, clear, 1, 25, True)
         part.enter(name)
         assert before(exact.unet, name), "something comes before every layer"
         for rows in (range(0, layer.out_features, 3), range(1, layer.out_features, 2)):
@@ -239,7 +239,7 @@ def test_before_names_what_has_run(exact):
 
 def test_slopes_are_the_change_that_a_little_of_a_neuron_makes(exact):
     y, clear = models.embed(exact, CAPTION), delta(exact, CAPTION, 1)[:2]
-    ablation = Ablation(exact, y, SEEDS[:2], clear, 1, 25, 3)
+    ablation = Ablation(exact, y, SEEDS[:2], clear, 1, 25, True)
     name = next(iter(models.value_layers(exact.unet)))
     blocked = {name: [1, 4, 9]}
     ablation.estimate(blocked)

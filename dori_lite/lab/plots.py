@@ -69,8 +69,7 @@ def dose_response(table, value: str = "rate", label: str = "share of pictures th
             axis.set_xticks(range(len(doses)), [f"{100 * dose:g}" for dose in doses])
             axis.set(title=twin, xlabel="ρ: share of each row, in %", ylim=(-0.04, 1.04))
         axes[0, 0].set_ylabel(label)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 0.97), ncols=2, frameon=False)
+        legend_above(figure, 2)
         sns.despine(figure)
         figure.tight_layout()
     plt.close(figure)
@@ -80,6 +79,12 @@ def dose_response(table, value: str = "rate", label: str = "share of pictures th
 def bars(mean, low, high):
     """Lengths below and above the mean for matplotlib's error bars; none where there is no interval."""
     return np.nan_to_num(np.array([mean - low, high - mean])).clip(min=0)
+
+
+def legend_above(figure, columns: int) -> None:
+    """One legend over all panels, of what the first shows."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 0.97), ncols=columns, frameon=False)
 
 
 def rate_curves(table, rate: str = "rate", panels: str = "start", threshold: float | None = None, label=None):
@@ -111,8 +116,7 @@ def rate_curves(table, rate: str = "rate", panels: str = "start", threshold: flo
             if threshold is not None:
                 axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         axes[0, 0].set_ylabel(label or "share of pictures that are copies")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 0.97), ncols=3, frameon=False)
+        legend_above(figure, 3)
         sns.despine(figure)
         figure.tight_layout()
     plt.close(figure)
