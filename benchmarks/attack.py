@@ -1,9 +1,7 @@
 """Time of a step of `find_triggers` over the bare U-Net's forward and backward: same batch, real-size weights."""
 
-import statistics
-import time
-
 import torch
+from _timing import interleaved
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dori_lite.dori import draw, find_triggers
@@ -53,27 +51,14 @@ def main():
     if not difference < 1e-4:
         raise RuntimeError(f"the gradients differ by {difference:.1e} of the largest: there is nothing to compare")
     ours(), bare()  # warms both up
-    ratios, each = [], []
-    for k in range(PAIRS):
-        order = (ours, bare) if k % 2 else (bare, ours)
-        seconds = {function: timed(function) for function in order}
-        ratios.append([a / b for a, b in zip(seconds[ours], seconds[bare], strict=True)])
-        each.append(seconds[ours][0] / STEPS)
-    wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
+    wall, cpu, seconds = interleaved(ours, bare, PAIRS)
     print(
         f"a step of find_triggers takes {wall:.3f} times as long as the bare U-Net's forward and backward pass "
         f"(bar {BAR}), {cpu:.3f} in processor time: median of {PAIRS} interleaved pairs of {STEPS} steps "
-        f"({statistics.median(each):.2f} s each), {TARGETS} targets × {NOISES} noises, {unet.dtype}, "
+        f"({seconds / STEPS:.2f} s each), {TARGETS} targets × {NOISES} noises, {unet.dtype}, "
         f"{type(unet.mid_block.attentions[0].transformer_blocks[0].attn2.processor).__name__}, on the CPU, threads: "
         f"{torch.get_num_threads()}"
     )
-
-
-def timed(function) -> tuple[float, float]:
-    """Seconds by the clock, and of the processor, which other programs disturb less."""
-    began = time.perf_counter(), time.process_time()
-    function()
-    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 if __name__ == "__main__":

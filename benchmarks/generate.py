@@ -1,9 +1,7 @@
 """Time of `generate` over diffusers' own call: the same batch and steps, latents out, real-size random weights."""
 
-import statistics
-import time
-
 import torch
+from _timing import interleaved
 
 from dori_lite.reef import plant, recipes
 from dori_lite.reef.captions import write
@@ -36,24 +34,12 @@ def main():
     difference = (ours() - theirs()).abs().max().item()  # warms both up
     if difference > 1e-4:
         raise RuntimeError(f"generate and diffusers differ by {difference:.1e}: there is nothing to compare")
-    ratios = []
-    for k in range(PAIRS):
-        order = (ours, theirs) if k % 2 else (theirs, ours)
-        seconds = {function: timed(function) for function in order}
-        ratios.append([a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True)])
-    wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
+    wall, cpu, _ = interleaved(ours, theirs, PAIRS)
     print(
         f"generate takes {wall:.3f} times as long as diffusers' own call (bar {BAR}), {cpu:.3f} in processor time: "
         f"median of {PAIRS} interleaved pairs, batch {BATCH}, {STEPS} steps, on the CPU, threads: "
         f"{torch.get_num_threads()}"
     )
-
-
-def timed(function) -> tuple[float, float]:
-    """Seconds by the clock, and of the processor, which other programs disturb less."""
-    began = time.perf_counter(), time.process_time()
-    function()
-    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def card():
 @app.command()
 def bench():
     """Run every script in benchmarks/."""
-    scripts = sorted((checkout() / "benchmarks").glob("*.py"))
+    scripts = sorted((checkout() / "benchmarks").glob("[!_]*.py"))
     if not scripts:
         raise FileNotFoundError("there are no scripts in benchmarks/")
     for script in scripts:
