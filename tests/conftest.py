@@ -1,5 +1,6 @@
 """What many tests share: a pipeline of the reef's classes with random weights, and a check of error messages."""
 
+import dori_lite  # noqa: F401, I001  (before torch, whose threads it tells when to sleep)
 import pytest
 import torch
 

@@ -1,6 +1,7 @@
 """The rules of the house: layers, module sizes, notebook hygiene, packaging, one public address."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -290,3 +291,16 @@ def test_no_gpu_libraries_without_a_gpu():
 def test_help_needs_no_torch():
     check = "import sys, dori_lite.cli; sys.exit('torch' in sys.modules or 'papermill' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
+)
+def test_importing_the_package_tells_threads_when_to_sleep(given, expected):
+    """On import, before torch is loaded; a setting of the user's own is kept."""
+    names = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY")
+    environment = {k: v for k, v in os.environ.items() if k not in names} | given
+    check = "import dori_lite, os, sys; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.stdout.strip() == expected, found.stderr
