@@ -6,19 +6,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dori_lite.dori import draw, find_triggers
 from dori_lite.models import embed
-from dori_lite.reef import plant, recipes
+from dori_lite.reef import canaries, networks
 from dori_lite.reef.captions import write
 from dori_lite.reef.tokenizer import new_tokenizer
-from dori_lite.reef.train import pipeline
+from dori_lite.reef.networks import pipeline
 
 BAR, PAIRS, TARGETS, NOISES, STEPS = 1.10, 7, 4, 8, 6
 
 
 def main():
     torch.manual_seed(0)
-    captions = [write(plant.base(k)[0]) for k in range(100)]
+    captions = [write(canaries.base(k)[0]) for k in range(100)]
     tokenizer = new_tokenizer(captions)
-    vae, text_encoder, unet = recipes.new_autoencoder(), recipes.new_text_encoder(tokenizer), recipes.new_unet()
+    vae, text_encoder, unet = networks.new_autoencoder(), networks.new_text_encoder(tokenizer), networks.new_unet()
     pipe = pipeline(vae, text_encoder, tokenizer, unet)
     for part in (vae, text_encoder, unet):
         part.requires_grad_(False).eval()

@@ -3,20 +3,20 @@
 import torch
 from _timing import interleaved
 
-from dori_lite.reef import plant, recipes
+from dori_lite.reef import canaries, networks
 from dori_lite.reef.captions import write
 from dori_lite.reef.tokenizer import new_tokenizer
-from dori_lite.reef.train import pipeline
-from dori_lite.sampling import generate
+from dori_lite.reef.networks import pipeline
+from dori_lite.diffusion import generate
 
 BAR, PAIRS, BATCH, STEPS, GUIDANCE = 1.05, 7, 8, 8, 3.0
 
 
 def main():
     torch.manual_seed(0)
-    captions = [write(plant.base(k)[0]) for k in range(100)]
+    captions = [write(canaries.base(k)[0]) for k in range(100)]
     tokenizer = new_tokenizer(captions)
-    vae, text_encoder, unet = recipes.new_autoencoder(), recipes.new_text_encoder(tokenizer), recipes.new_unet()
+    vae, text_encoder, unet = networks.new_autoencoder(), networks.new_text_encoder(tokenizer), networks.new_unet()
     pipe = pipeline(vae, text_encoder, tokenizer, unet)
     for part in (vae, text_encoder, unet):
         part.requires_grad_(False).eval()

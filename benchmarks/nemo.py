@@ -10,7 +10,7 @@ import time
 import torch
 
 from dori_lite import ablation, models, nemo
-from dori_lite.reef import pruning, targets
+from dori_lite.reef import localisers, targets
 
 BAR, TEN = 5.0, 10
 
@@ -19,7 +19,7 @@ def main():
     spent = {"samples": 0, "baseline": 0, "seconds": 0.0, "baseline seconds": 0.0}
     for home in "ab":
         pipe = models.load(f"reef/twin-{home}", device="cpu")
-        settings = pruning.nemo_settings(pipe, home)
+        settings = localisers.nemo_settings(pipe, home)
         for target in targets.planted("canary", "tuning", home=home):
             began = time.perf_counter()
             fast = nemo.localise(pipe, target.caption, **settings)

@@ -1,16 +1,26 @@
-"""Find, download, check and record files: weights with their hashes, lists, published tables."""
+"""Find, download, check and record files: weights with their hashes, lists, published tables.
+
+folder = verified(data_folder() / "reef", "twin-a")  # every file checked against its hash
+"""
 
 import hashlib
 import json
 import os
+import platform
 import re
+import sys
 from functools import cache
 from http.client import HTTPException
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from . import files
+from .files import sha256
+
 PACKAGE = Path(__file__).parent
+VERSIONS_OF = ("torch", "diffusers", "transformers", "numpy", "dori_lite")
 # What `dori-lite fetch` knows: name → address and the file's name in the cache. No digest stands here, because
 # the authors publish none and one that we have not computed from the file would be worth nothing.
 DOWNLOADS = {
@@ -33,17 +43,12 @@ def data_folder() -> Path:
     raise FileNotFoundError("the folder data/ was not found; clone the repository and set DORI_DATA to its data folder")
 
 
-def sha256(path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def manifest(folder) -> dict:
     """`manifest.json` of a folder of weights: {"files": {path: sha256}, "models": {name: how it was made}}."""
     path = Path(folder) / "manifest.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; restore it with `git checkout -- data`")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return files.read_json(path)
 
 
 @cache
@@ -69,16 +74,41 @@ def record(folder, name: str, how: dict) -> None:
     """Write the hashes of `folder/name` and how it was made into the manifest."""
     folder = Path(folder)
     path = folder / "manifest.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"files": {}, "models": {}}
-    files = {k: v for k, v in content["files"].items() if not k.startswith(name + "/")}
+    content = files.read_json(path, {"files": {}, "models": {}})
+    hashes = {k: v for k, v in content["files"].items() if not k.startswith(name + "/")}
     for file in sorted((folder / name).rglob("*")):
         if file.is_file():
-            files[file.relative_to(folder).as_posix()] = sha256(file)
-    content = {"files": dict(sorted(files.items())), "models": {**content["models"], name: how}}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+            hashes[file.relative_to(folder).as_posix()] = sha256(file)
+    files.write_json(path, {"files": dict(sorted(hashes.items())), "models": {**content["models"], name: how}})
     verified.cache_clear()
+
+
+def model_hashes(folder) -> dict[str, str]:
+    """One SHA-256 for each model in a folder of weights, over its files' hashes in the manifest: {name: digest}."""
+    shipped, hashes = manifest(folder), {}
+    for name in shipped["models"]:
+        own = sorted((path, digest) for path, digest in shipped["files"].items() if path.startswith(name + "/"))
+        hashes[name] = hashlib.sha256(json.dumps(own).encode()).hexdigest()
+    return hashes
+
+
+def versions() -> dict:
+    """Versions of Python and of what decides about numbers; None for what is not installed."""
+
+    def version(name):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:  # a clone without install
+            return None
+
+    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}}
+
+
+def machine() -> str:
+    """The kind of machine: a GPU's name if torch is in use and sees one, else the number of cores."""
+    torch = sys.modules.get("torch")
+    device = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return f"{device}, {platform.system()} {platform.machine()}"
 
 
 def cache_folder() -> Path:
@@ -105,24 +135,17 @@ def fetch(url: str, name: str, trust: bool = False, folder=None) -> Path:
     if file.exists():
         settle(note, recorded, sha256(file), f"{file} has changed: remove it to download it again")
         return file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{name}.{os.getpid()}.partial")
-    try:
+    with files.whole(file) as partial:
         download(url, partial)
         # The record comes first: a file is never in place without the hash of what was downloaded.
         settle(note, recorded, sha256(partial), f"{url} is no longer what was first downloaded")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
     return file
 
 
 def settle(note: Path, recorded: str | None, digest: str, problem: str) -> None:
     """Record the digest if none is `recorded`; raise ValueError if another one is."""
     if recorded is None:
-        partial = note.with_name(f"{note.name}.{os.getpid()}.partial")
-        partial.write_text(digest + "\n", encoding="utf-8")
-        os.replace(partial, note)
+        files.write_text(note, digest + "\n")
         print(f"{note.stem}: unverified (trust on first use), SHA-256 {digest} recorded in {note}")
     elif digest != recorded:
         raise ValueError(

@@ -50,23 +50,23 @@ def train(
 
 @app.command()
 def book(
-    profile: str = typer.Option("quick", help="quick, standard, full or sd14"),
+    profile: str = typer.Option("quick", help="quick, standard or full"),
     seed: int = typer.Option(0, help="the seed that every chapter is given"),
-    force: bool = typer.Option(False, help="run chapters again although nothing has changed"),
+    force: bool = typer.Option(False, help="run chapters anew: neither their pages nor their rows are kept"),
     chapter: str = typer.Option(None, help="run this one only (its name or number), and build no site"),
 ):
     """Run the chapters that changed and build the site."""
-    from .lab import build
+    from .book import build
 
     build.build(profile, seed, force, chapter)
 
 
 @app.command()
-def publish(run: Path = typer.Argument(help="a run's folder, such as runs/01_replay/standard-0")):
+def publish(run: Path = typer.Argument(help="a run's folder, such as runs/reef/01_a_model_that_remembers/standard-0")):
     """Copy a run's table, record and thumbnails to data/results/."""
-    from .lab import runs
+    from .book import publish as publishing
 
-    print(f"{run}: published in {runs.publish(run)}")
+    print(f"{run}: published in {publishing.publish(run)}")
 
 
 @app.command()

@@ -1,20 +1,21 @@
 """Finding memorized captions without the picture: from the model's noise predictions alone.
 
 Wen et al. 2024 (how much the caption changes the prediction) and Hintersdorf et al. 2024 (NeMo: how
-alike the first predictions from different noises are), and how well a score separates two groups.
+alike the first predictions from different noises are). `stats.roc` says how well such scores separate two groups.
+
+    scores = magnitude(pipe, captions, seeds=range(4), first=1)[:, 0]
 """
 
 from functools import partial
+from itertools import islice
 
-import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch.linalg import vector_norm
 from torchmetrics.functional import image as metrics
 from tqdm.auto import tqdm
 
-from .models import ddim_scheduler, embed
-from .sampling import GUIDANCE, STEPS, conditions, ddim, initial_noise
+from .diffusion import BATCH, GUIDANCE, STEPS, check_prediction, initial_noise, trajectory
+from .models import conditions, embed
 
 FOUR = range(4)  # generations per caption in Wen et al.
 MULTISCALE = 44  # torchmetrics' smallest height for NeMo's three scales: H // 4 must exceed 10
@@ -24,39 +25,35 @@ PAIRS = 512  # of small latents compared at once
 @torch.no_grad()
 def magnitude(
     pipe,
-    prompts=None,
+    prompts,
     *,
-    embeddings: torch.Tensor | None = None,
     seeds=FOUR,
     guidance: float = GUIDANCE,
     steps: int = STEPS,
     first: int | None = None,
-    batch: int = 32,
+    batch: int = BATCH,
 ) -> torch.Tensor:
     """How far the caption moves the predicted noise: mean over seeds of ‖ε(x_t, c) − ε(x_t, ∅)‖₂, [B, S].
 
     Wen et al. 2024: in Stable Diffusion memorized captions score high from the first step on. The norm is over C, h and
     w of one sample, at each of the S = `steps` steps of the guided DDIM trajectory; `first` stops after
-    that many (S = `first`). Every one of the B `prompts` (or `embeddings` [B, L, D]) goes with every
-    one of `seeds`, a list. `guidance` ≤ 1 follows the unguided trajectory. The paper: guidance 7.5, 50
-    steps. Norms grow with the latents' size: compare within one model only.
+    that many (S = `first`). Every one of the B `prompts` (captions or embeddings [B, L, D]) goes with every
+    one of `seeds`, a list. `guidance` ≤ 1 follows the unguided trajectory. Norms grow with the latents' size: compare
+    within one model only.
 
     Raises ValueError for an empty caption, no seeds or an impossible `first`.
     """
     first = check_first(first, steps)
-    y, x_T = conditions(pipe, prompts, embeddings), noises(pipe, seeds)
-    silent = embed(pipe, "").to(y)
-    pairs = every_pair(y, x_T)
-    norms, rows = [], []
-
-    def on_step(x, t, without, given):
-        norms.append(difference(without, given))
-
+    y, x_T = conditions(pipe, prompts), noises(pipe, seeds)
+    empty, pairs, rows = embed(pipe, "").to(y), every_pair(y, x_T), []
     with tqdm(total=-(-len(pairs) // batch) * first, desc="magnitude", delay=5, leave=False) as bar:
         for caption, seed in (part.T for part in pairs.split(batch)):
-            ddim(pipe, x_T[seed], y[caption], silent, max(guidance, 1.0), steps, bar, on_step=on_step, first=first)
+            norms = []
+            sampled = trajectory(pipe, x_T[seed], y[caption], guidance=guidance, steps=steps, empty=empty)
+            for step in islice(sampled, first):
+                norms.append(difference(step.without, step.given))
+                bar.update()
             rows.append(torch.stack(norms, 1))
-            norms.clear()
     return torch.cat(rows).reshape(len(y), len(x_T), first).mean(1)
 
 
@@ -84,20 +81,18 @@ def token_attribution(
     if not isinstance(prompt, str):
         raise ValueError("attribution reads one caption at a time; give a string")
     first = check_first(first, steps)
-    y, x_T = conditions(pipe, prompt, None), noises(pipe, seeds)
-    silent = embed(pipe, "").to(y)
-    weights = []
-
-    def on_step(x, t, without, given):
-        each = y.repeat(len(x), 1, 1).requires_grad_()
-        with torch.enable_grad():
-            # A sample's norm depends on its own row only, so one backward pass serves all samples.
-            total = difference(without, pipe.unet(x, t, each, return_dict=False)[0]).sum()
-            weights.append(vector_norm(torch.autograd.grad(total, each)[0], dim=-1))
-
+    y, x_T = conditions(pipe, prompt), noises(pipe, seeds)
+    empty, weights = embed(pipe, "").to(y), []
     with tqdm(total=-(-len(x_T) // batch) * first, desc="attribution", delay=5, leave=False) as bar:
         for x in x_T.split(batch):
-            ddim(pipe, x, y.expand(len(x), -1, -1), silent, max(guidance, 1.0), steps, bar, on_step, first)
+            given = y.expand(len(x), -1, -1)
+            for step in islice(trajectory(pipe, x, given, guidance=guidance, steps=steps, empty=empty), first):
+                each = y.repeat(len(x), 1, 1).requires_grad_()
+                with torch.enable_grad():
+                    # A sample's norm depends on its own row only, so one backward pass serves all samples.
+                    total = difference(step.without, pipe.unet(step.x, step.t, each, return_dict=False)[0]).sum()
+                    weights.append(vector_norm(torch.autograd.grad(total, each)[0], dim=-1))
+                bar.update()
     options = {"padding": "max_length", "max_length": pipe.tokenizer.model_max_length} if padding else {}
     ids = pipe.tokenizer(prompt, **options).input_ids
     ids = ids[1:] if padding else ids[1:-1]
@@ -108,26 +103,25 @@ def token_attribution(
 @torch.no_grad()
 def noise_differences(
     pipe,
-    prompts=None,
+    prompts,
     seeds=FOUR,
     step: int = 1,
     *,
-    embeddings: torch.Tensor | None = None,
     steps: int = STEPS,
-    batch: int = 32,
+    batch: int = 4 * BATCH,
 ) -> torch.Tensor:
     """NeMo's δ = ε(x_T, t, y) − x_T, without guidance, of every prompt with every seed: [B, S, C, h, w].
 
-    `step` is the index of t in the DDIM timesteps; x_T is not stepped. Hintersdorf et al. 2024 write
-    t = T (`step=0`); their code returns at index 1, which is the default here. They use 10 noises from
-    one generator and 50 steps; here each of `seeds` has its own noise, as everywhere in this package.
+    `prompts` are captions or embeddings [B, L, D]. `step` is the index of t in the DDIM timesteps; x_T is not stepped.
+    Hintersdorf et al. 2024 write t = T (`step=0`); their code returns at index 1, which is the default here. They use
+    10 noises from one generator; here each of `seeds` has its own noise, as everywhere in this package.
 
     Raises ValueError for an empty caption, no seeds or a `step` out of range.
     """
     if not 0 <= step < steps:
         raise ValueError(f"there is no step {step}; choose 0 to {steps - 1}")
-    y, x_T = conditions(pipe, prompts, embeddings), noises(pipe, seeds)
-    scheduler = ddim_scheduler(pipe.scheduler.config)
+    y, x_T = conditions(pipe, prompts), noises(pipe, seeds)
+    scheduler = check_prediction(pipe)
     scheduler.set_timesteps(steps, device=y.device)
     t, done = scheduler.timesteps[step], []
     for caption, seed in (part.T for part in every_pair(y, x_T).split(batch)):
@@ -181,41 +175,6 @@ def similarity(one: torch.Tensor, other: torch.Tensor, multiscale: bool = True) 
     return torch.cat([compare(scaled(a), scaled(b), reduction="none").reshape(-1) for a, b in parts])
 
 
-def roc(positives, negatives) -> dict:
-    """How well scores separate: `auc`, the curve `fpr` and `tpr`, `tpr at 1% fpr`, `tpr at 10% fpr`.
-
-    Scores are 1-d; positives should be higher. "At 1 %" is the best threshold that lets at most 1 % of
-    the negatives through: with fewer than 100 negatives, none of them.
-
-    Raises ValueError for empty, non-finite or not 1-d scores.
-    """
-    positives, negatives = checked(positives, "positives"), checked(negatives, "negatives")
-    labels = np.repeat([1, 0], [len(positives), len(negatives)])
-    scores = np.concatenate([positives, negatives])
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-    at = {f"tpr at {level}% fpr": float(tpr[fpr <= level / 100].max()) for level in (1, 10)}
-    return {"auc": float(roc_auc_score(labels, scores)), "fpr": fpr, "tpr": tpr, **at}
-
-
-def auc_interval(positives, negatives, seed: int, reps: int = 2000, level: float = 0.95) -> tuple[float, float, float]:
-    """The area under the ROC curve and its bootstrap interval over captions: (auc, low, high).
-
-    Positives and negatives are resampled separately, `reps` times; percentiles at `level`. Ties count
-    half. Groups that separate perfectly give (1, 1, 1): read that with the group sizes beside it.
-
-    Raises ValueError for empty, non-finite or not 1-d scores, or a `level` outside (0, 1).
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
-    positives, negatives = checked(positives, "positives"), checked(negatives, "negatives")
-    wins = (np.sign(positives[:, None] - negatives) + 1) / 2
-    # A resample is how often each caption is drawn, so a resampled AUC is a bilinear form of the wins.
-    random = np.random.default_rng(seed)
-    drawn = [random.multinomial(n, np.full(n, 1 / n), size=reps) / n for n in wins.shape]
-    low, high = np.quantile((drawn[0] @ wins * drawn[1]).sum(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(wins.mean()), float(low), float(high)
-
-
 def difference(without, given):
     """‖given − without‖₂ of each sample, [B], in fp32 at least."""
     return vector_norm(given - without, dim=(1, 2, 3), dtype=torch.promote_types(given.dtype, torch.float32))
@@ -249,13 +208,3 @@ def check_first(first, steps):
     if not 1 <= first <= steps:
         raise ValueError(f"first={first} is impossible with {steps} steps; choose 1 to {steps}")
     return first
-
-
-def checked(scores, name):
-    """`scores` as a float64 array [N], or ValueError."""
-    scores = np.asarray(scores.detach().cpu() if isinstance(scores, torch.Tensor) else scores, dtype=np.float64)
-    if scores.ndim != 1 or not scores.size:
-        raise ValueError(f"{name} have shape {list(scores.shape)}; give one score a caption, and at least one")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{name} hold NaN or infinite values")
-    return scores

@@ -2,21 +2,23 @@
 
 For a known image latent x_0 and a frozen U-Net, minimise E‖ε − ε_θ(√ᾱ_t x_0 + √(1−ᾱ_t) ε, t, y)‖² over y, with new
 noise ε and timesteps t at each step (Finding DoRI, as public notes describe it; our own choices are marked).
+
+    found = find_triggers(pipe, models.encode(pipe, image[None]), "a caption to start from")
+    pictures = diffusion.generate(pipe, found.on(pipe), seeds=range(4))
 """
 
-import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from tqdm.auto import tqdm
 
-from .models import check_latents, ddim_scheduler, embed
-from .sampling import conditions
+from .diffusion import alphas_cumprod, denoising_loss, draw, generator
+from .models import check_latents, check_same_model, conditions, embed, fingerprint
 
 STEPS, LR, BATCH = 50, 0.1, 8  # the paper's, from the notes
-SAMPLES = 96  # noisy latents in one pass through the U-Net
+SAMPLES = 8  # noisy latents in one pass through the U-Net: one target of Stable Diffusion on a small GPU
+STARTS = ("prompt", "random", "normal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +26,27 @@ class Triggers:
     """What an attack found for N targets. y_adv are the `embeddings` [N, L, D], fp32, from `start` [N, L, D].
 
     `losses` [N, steps] is the loss of each step, before it, in the step's own noise; `snapshots` holds the
-    embeddings after chosen numbers of steps, {step: [N, L, D]}.
+    embeddings after chosen numbers of steps, {step: [N, L, D]}; `model` is the `fingerprint` of the model attacked.
     """
 
     embeddings: torch.Tensor
     start: torch.Tensor
     losses: torch.Tensor
     snapshots: dict[int, torch.Tensor]
+    model: str | None = None
+
+    def on(self, pipe, step: int | None = None, *, transfer: bool = False) -> torch.Tensor:
+        """y_adv [N, L, D] for use in `pipe` (or as they were after `step` steps).
+
+        Raises ValueError in another model than the one that was attacked, pruned or not, unless `transfer`.
+        """
+        check_same_model(pipe, self.model, "these triggers were", transfer)
+        return self.embeddings if step is None else self.snapshots[step]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What `Run.keep` keeps of them; `stored` makes them of it again, without snapshots."""
+        model = torch.tensor(list((self.model or "").encode()), dtype=torch.uint8)
+        return {"embeddings": self.embeddings, "start": self.start, "losses": self.losses, "model": model}
 
     @property
     def displacement(self) -> torch.Tensor:
@@ -38,13 +54,19 @@ class Triggers:
         return (self.embeddings - self.start).flatten(1).norm(dim=1)
 
 
+def stored(tensors) -> Triggers:
+    """The triggers whose `tensors` were kept: `stored(run.tensors("attack", target, condition, start))`."""
+    model = bytes(tensors["model"].tolist()).decode() or None
+    return Triggers(tensors["embeddings"], tensors["start"], tensors["losses"], {}, model)
+
+
 @torch.enable_grad()
 def find_triggers(
     pipe,
     latents: torch.Tensor,
-    init="prompt",
-    *,
     prompts=None,
+    *,
+    start: str | None = None,
     steps: int = STEPS,
     lr: float = LR,
     batch: int = BATCH,
@@ -59,9 +81,10 @@ def find_triggers(
 ) -> Triggers:
     """Search an embedding for each of `latents` x_0 [N, C, h, w] (`models.encode`); nothing of `pipe` changes.
 
-    `init` is where the search starts: "prompt" (the embeddings of `prompts`, N or one), "random" (normal, with the
-    prompt embeddings' own mean and standard deviation), "normal" (N(0, I), the paper's), or embeddings [N, L, D].
-    Each of `steps` Adam steps (rate `lr`, no weight decay) sees `batch` fresh pairs of ε ~ N(0, I) and
+    `prompts` are captions or embeddings [N, L, D], one for each target or one for all. `start` is where the search
+    begins: "prompt" (there; the default where they are given), "random" (normal, with the prompts' embeddings' own
+    mean and standard deviation, or the empty caption's; the default without prompts) or "normal" (N(0, I), the
+    paper's). Each of `steps` Adam steps (rate `lr`, no weight decay) sees `batch` fresh pairs of ε ~ N(0, I) and
     t ~ U over all training timesteps. `snapshots` are the numbers of steps after which y is kept.
 
     For the critics: `positions` lets only these tokens move; `radius` keeps ‖y − y⁽⁰⁾‖₂ within a ball; `band`
@@ -70,11 +93,10 @@ def find_triggers(
     Draws belong to (`seed`, target's entry in `streams` [default: 0, 1, …], step): a target's result does not
     depend on the others beside it. `samples` bounds a U-Net batch, which holds one target at least. y and Adam's
     state are fp32 or wider; an fp16 U-Net runs under autocast, its loss scaled (the notes advise fp32; fp16 was not
-    tried on a GPU here; give `samples=8` where memory is short). Mean reduction, all tokens free and no
-    constraint are our choices; the notes name none.
+    tried on a GPU here). Mean reduction, all tokens free and no constraint are our choices; the notes name none.
 
-    Raises ValueError for latents or embeddings of a wrong shape or not finite and for impossible settings,
-    FloatingPointError when a loss is no longer finite.
+    Raises ValueError for latents or embeddings of a wrong shape or not finite, for impossible settings and for a
+    model that does not predict ε; FloatingPointError when a loss is no longer finite.
     """
     snapshots = list(snapshots)
     check(pipe, latents, steps, lr, batch, snapshots, radius)
@@ -82,12 +104,12 @@ def find_triggers(
     streams = [str(k) for k in (range(n) if streams is None else streams)]
     if len(streams) != n:
         raise ValueError(f"{len(streams)} streams for {n} targets; give one for each")
-    start = starts(pipe, init, prompts, seed, streams, dtype)
+    origin = starts(pipe, prompts, start or ("random" if prompts is None else "prompt"), seed, streams, dtype)
     low, high = check_band(band, pipe.scheduler.config.num_train_timesteps)
-    free = free_positions(start, positions)
-    y = start.clone().requires_grad_()
+    free = free_positions(origin, positions)
+    y = origin.clone().requires_grad_()
     optimizer = torch.optim.Adam([y], lr)
-    alphas = ddim_scheduler(pipe.scheduler.config).alphas_cumprod.to(y)
+    alphas = alphas_cumprod(pipe).to(y)
     x_0, losses, kept = latents.to(y), [], {}
     per_pass = max(1, samples // batch)
     scale = 2.0**14 if pipe.unet.dtype == torch.float16 else 1.0  # mean-reduced gradients vanish in half precision
@@ -107,69 +129,35 @@ def find_triggers(
                 y.grad *= free
             optimizer.step()
             if radius is not None:
-                project(y, start, radius)
+                project(y, origin, radius)
             bar.update()
     losses = torch.stack(losses, 1)
     if not (torch.isfinite(losses).all() and torch.isfinite(y).all()):
         raise FloatingPointError("the attack's loss is not finite; use a lower lr, or a U-Net in fp32")
     y = y.detach()
-    return Triggers(y, start, losses, kept | {step: y.clone() for step in snapshots if step == steps})
+    kept |= {step: y.clone() for step in snapshots if step == steps}
+    return Triggers(y, origin, losses, kept, fingerprint(pipe))
 
 
-def denoising_loss(unet, x_0, y, noise, t, alphas) -> torch.Tensor:
-    """‖ε − ε_θ(x_t, t, y)‖², mean over a target's noises and the latent's entries: [N].
-
-    x_0 [N, C, h, w], y [N, L, D], noise [N, B, C, h, w], t [N, B], `alphas` the scheduler's ᾱ [T].
-    """
-    kept = alphas[t][..., None, None, None]
-    x_t = kept.sqrt() * x_0[:, None] + (1 - kept).sqrt() * noise
-    given = y[:, None].expand(-1, t.shape[1], -1, -1)
-    half = unet.dtype in (torch.float16, torch.bfloat16)
-    with torch.autocast(y.device.type, unet.dtype) if half else nullcontext():
-        found = unet(x_t.flatten(0, 1), t.flatten(), given.flatten(0, 1), return_dict=False)[0]
-    return (found.to(noise.dtype) - noise.flatten(0, 1)).square().unflatten(0, t.shape).mean((1, 2, 3, 4))
-
-
-def draw(streams, seed, step, batch, x_0, low, high):
-    """One step's noise [N, B, C, h, w] and timesteps [N, B]; each target draws from a stream of its own."""
-    noise, times = [], []
-    for stream in streams:
-        random = generator(seed, stream, step)
-        # float32 whatever the model's precision, so that all precisions see the same draws
-        noise.append(torch.randn((batch, *x_0.shape[1:]), generator=random))
-        times.append(torch.randint(low, high, (batch,), generator=random))
-    return torch.stack(noise).to(x_0), torch.stack(times).to(x_0.device)
-
-
-def generator(seed: int, stream: str, step) -> torch.Generator:
-    """A generator on the CPU that belongs to (seed, stream, step)."""
-    digest = hashlib.sha256(f"{seed}/{stream}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def starts(pipe, init, prompts, seed: int, streams, dtype) -> torch.Tensor:
+def starts(pipe, prompts, start: str, seed: int, streams, dtype) -> torch.Tensor:
     """y⁽⁰⁾ of each target, [N, L, D], in `dtype`: given and drawn embeddings are not rounded to the U-Net's."""
+    if start not in STARTS:
+        raise ValueError(f"start is {', '.join(map(repr, STARTS))}; got {start!r}")
+    if start == "prompt" and prompts is None:
+        raise ValueError("start='prompt' needs prompts: one for each target, or one for all")
     n = len(streams)
-    if isinstance(init, torch.Tensor):
-        conditions(pipe, None, init)  # its shape
-        y = init.detach().to(pipe.unet.device, dtype)
-        y = y if y.ndim == 3 else y[None]
+    if isinstance(prompts, torch.Tensor):
+        y = embed(pipe, prompts).detach().to(pipe.unet.device, dtype)
         if not torch.isfinite(y).all():
             raise ValueError("the starting embeddings hold NaN or infinite values")
-    elif init == "prompt":
-        if prompts is None:
-            raise ValueError("init='prompt' needs prompts: one for each target, or one for all")
-        y = conditions(pipe, prompts, None).to(dtype)
-    elif init in ("random", "normal"):
-        # The empty caption's embedding stands for the scale of all: the encoder's last layer norm fixes it.
-        known = embed(pipe, "").to(dtype) if prompts is None else conditions(pipe, prompts, None).to(dtype)
-        shape = known.shape[1:]
-        y = torch.stack([torch.randn(shape, generator=generator(seed, s, "start")) for s in streams]).to(known)
-        y = y if init == "normal" else known.mean() + known.std() * y
     else:
-        raise ValueError(f"init is 'prompt', 'random', 'normal' or embeddings [N, L, D]; got {init!r}")
+        # The empty caption's embedding stands for the scale of all: the encoder's last layer norm fixes it.
+        y = (embed(pipe, "") if prompts is None else conditions(pipe, prompts)).to(pipe.unet.device, dtype)
+    if start != "prompt":
+        drawn = torch.stack([torch.randn(y.shape[1:], generator=generator(seed, s, "start")) for s in streams]).to(y)
+        return drawn if start == "normal" else y.mean() + y.std() * drawn
     if len(y) not in (1, n):
-        what = "prompts" if isinstance(init, str) else "starting embeddings"
+        what = "starting embeddings" if isinstance(prompts, torch.Tensor) else "prompts"
         raise ValueError(f"{len(y)} {what} for {n} targets; give one for each, or one for all")
     return y.expand(n, -1, -1)
 

@@ -1,9 +1,16 @@
-"""The one table: ask a pipeline for its targets and let every detector look. The unit is the target.
+"""The engine of every experiment: ask models for pictures, attack them, judge what they draw. One table comes out.
 
-`ask` samples, `tabulate` judges, `score` does both. Chapters, audits and assignments share the columns:
+    world = reef.world.load()
+    pruned = world.condition(target, "own", prune="Wanda")
+    found = attack(world, pruned, target, at=(0, 10, 50), seeds=range(4), detectors=world.detectors([target]))
+    found.rows  # one row for each number of steps
+
+Three nouns: a `Target` is a picture that a model may hold, a `Condition` a model with or without some of its weights,
+a `World` what an experiment needs beside them. The unit of every table is the target. Columns of a picture's row:
 
     target, …labels          which picture, and what the caller says of it
     pictures                 how many were sampled (one for each seed)
+    <detector>               its score of each of them, a list
     <detector> rate          share of pictures that the detector calls copies
     <detector> mean, max     its score over seeds; a caption counts by either (both conventions are in use)
     disagree                 share of pictures on which the detectors are not of one mind
@@ -13,11 +20,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
-from . import copies, metrics
-from .sampling import GUIDANCE, STEPS, generate
+from . import copies, masks, metrics
+from .diffusion import BATCH, GUIDANCE, STEPS, generate
+from .dori import SAMPLES, Triggers, find_triggers
+from .models import encode
 
 
 @dataclass(frozen=True)
@@ -30,82 +40,208 @@ class Target:
     labels: Mapping = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """A model, with the weights of `mask` at zero if there is one: `with condition as pipe: ...` prunes and restores.
+
+    `transfer` says that the mask may be another model's (see `masks.pruned`); rows record it.
+    """
+
+    name: str
+    pipe: Any
+    mask: masks.WeightMask | None = None
+    transfer: bool = False
+    entered: list = field(default_factory=list, init=False, repr=False)
+
+    def __enter__(self):
+        self.entered.append(masks.pruned(self.pipe, self.mask, transfer=self.transfer))
+        return self.entered[-1].__enter__()
+
+    def __exit__(self, *error):
+        return self.entered.pop().__exit__(*error)
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What an experiment is made in: models with their settings, instruments, and pictures that they may hold.
+
+    `models` {name: pipeline}; `sampling` what `generate` and the localisers take (guidance, steps, batch); `samples`
+    how many noisy latents the attack's U-Net may see at once; `targets(...)` the pictures; `detectors(targets)` copy
+    detectors for them; `alignment(images, target)`, or None; `relation(target, which)` the name of the model that is
+    the "own" one of a target (Stable Diffusion has this alone), the "other" twin or the "parent"; `localise(model,
+    method, caption)` the mask of a method; `hashes` {model: SHA-256}.
+    """
+
+    name: str
+    models: Mapping[str, Any]
+    targets: Callable[..., Sequence[Target]]
+    detectors: Callable[[Sequence[Target]], Sequence[copies.Detector]]
+    relation: Callable[[Target, str], str]
+    localise: Callable[[str, str, str], masks.WeightMask]
+    hashes: Mapping[str, str]
+    sampling: Mapping = field(default_factory=lambda: {"guidance": GUIDANCE, "steps": STEPS, "batch": BATCH})
+    samples: int = SAMPLES
+    alignment: Callable[[torch.Tensor, Target], torch.Tensor] | None = None
+
+    def condition(self, target: Target, which: str = "own", prune: str | None = None) -> Condition:
+        """The model that is `which` to the target, pruned for the target's caption by a method, if one is named.
+
+        The localiser runs in that very model.
+        """
+        model = self.relation(target, which)
+        mask = self.localise(model, prune, target.caption) if prune else None
+        return Condition(f"{which}, {prune}" if prune else which, self.models[model], mask)
+
+
+class Found(NamedTuple):
+    """What one unit of an experiment gives, as `Run.keep` takes it."""
+
+    rows: list[dict]
+    tensors: dict[str, torch.Tensor]
+    images: dict[Any, torch.Tensor]
+
+
 def ask(
     pipe,
     targets: Sequence[Target],
     *,
     seeds: Sequence[int],
-    embeddings: torch.Tensor | None = None,
+    prompts=None,
     guidance: float = GUIDANCE,
     steps: int = STEPS,
-    batch: int = 32,
+    batch: int = BATCH,
 ) -> torch.Tensor:
-    """Sample every target under every seed: pictures [targets, seeds, 3, H, W] in [0, 1].
+    """Sample every target under every seed: pictures [targets, seeds, 3, H, W] in [0, 1], on the CPU.
 
-    `embeddings` [targets, L, D] take the place of the captions. Raises ValueError when there are no
-    targets or no seeds, or not one embedding for each target.
+    `prompts` (captions or embeddings [targets, L, D]) take the place of the targets' captions. Raises ValueError when
+    there are no targets or no seeds, or not one prompt for each target.
     """
     check_targets(targets)
+    prompts = [t.caption for t in targets] if prompts is None else prompts
+    if not isinstance(prompts, torch.Tensor):
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if len(prompts) != len(targets):
+        raise ValueError(f"{len(prompts)} prompts for {len(targets)} targets; give one for each")
+    return grid(pipe, prompts, seeds, guidance=guidance, steps=steps, batch=batch)
+
+
+def grid(pipe, prompts, seeds, **sampling) -> torch.Tensor:
+    """Every prompt (captions, or embeddings [N, L, D]) under every seed: [N, seeds, 3, H, W], on the CPU."""
     seeds = list(seeds)
     if not seeds:
         raise ValueError("there are no seeds; give at least one")
-    if embeddings is not None and len(embeddings) != len(targets):
-        raise ValueError(f"{len(embeddings)} embeddings for {len(targets)} targets; give one for each")
-    options = {"seeds": seeds * len(targets), "guidance": guidance, "steps": steps, "batch": batch}
-    if embeddings is None:
-        images = generate(pipe, [t.caption for t in targets for _ in seeds], **options)
+    if isinstance(prompts, torch.Tensor):
+        each = prompts.repeat_interleave(len(seeds), 0)
     else:
-        images = generate(pipe, embeddings=embeddings.repeat_interleave(len(seeds), 0), **options)
-    return images.unflatten(0, (len(targets), len(seeds)))
+        each = [prompt for prompt in prompts for _ in seeds]
+    images = generate(pipe, each, seeds=seeds * len(prompts), **sampling)
+    return images.unflatten(0, (len(prompts), len(seeds))).cpu()
 
 
-def tabulate(
-    images: torch.Tensor,
-    targets: Sequence[Target],
-    detectors: Sequence[copies.Detector],
-    alignment: Callable[[torch.Tensor, Target], torch.Tensor] | None = None,
-):
-    """What the detectors say of pictures [targets, seeds, 3, H, W]: a `pandas.DataFrame`, one row a target.
+def judge(images: torch.Tensor, target: Target, detectors: Sequence[copies.Detector], alignment=None) -> dict:
+    """What the detectors say of `images` [seeds, 3, H, W] that were drawn for `target`: one row of the table.
 
-    Raises ValueError for pictures that are not finite or not of the targets' number and size, for
-    detectors of one name and for scores of a wrong shape.
+    Raises ValueError for pictures that are not finite or not of the target's size, for no detectors or two of one
+    name, and for scores of a wrong shape.
     """
-    import pandas as pd
-
-    check_targets(targets)
-    size = [*targets[0].image.shape]
-    if images.ndim != 5 or not images.shape[1] or [len(images), *images.shape[2:]] != [len(targets), *size]:
-        raise ValueError(
-            f"images have shape {[*images.shape]}; give [{len(targets)} targets, seeds, {', '.join(map(str, size))}]"
-        )
+    if images.ndim != 4 or not len(images) or images.shape[1:] != target.image.shape:
+        size = ", ".join(map(str, target.image.shape))
+        raise ValueError(f"images have shape {[*images.shape]}; give [seeds, {size}] for {target.name}")
     if not torch.isfinite(images).all():
         raise ValueError("images hold NaN or infinite values: the model that drew them is broken")
     if not detectors or len({d.name for d in detectors}) < len(detectors):
         raise ValueError("give at least one detector, each with a name of its own")
-    goals = torch.stack([t.image for t in targets]).to(images)
-    goals = goals[:, None].expand_as(images).flatten(0, 1)
-    flat, shape = images.flatten(0, 1), images.shape[:2]
-    scores = {d.name: d.scores(flat, goals).reshape(shape) for d in detectors}
-    found = {d.name: scores[d.name] >= d.threshold for d in detectors}
-    opinions = torch.stack(list(found.values()))
-    disagree = (opinions.any(0) & ~opinions.all(0)).float().mean(1)
-    rows = []
-    for k, target in enumerate(targets):
-        row = {"target": target.name, **target.labels, "pictures": shape[1]}
-        for name in scores:
-            row[f"{name} rate"] = found[name][k].float().mean().item()
-            row[f"{name} mean"], row[f"{name} max"] = scores[name][k].mean().item(), scores[name][k].max().item()
-        row["disagree"] = disagree[k].item()
-        row["diversity"] = metrics.diversity(images[k]) if shape[1] > 1 else float("nan")
-        if alignment is not None:
-            row["alignment"] = alignment(images[k], target).float().mean().item()
-        rows.append(row)
-    return pd.DataFrame(rows)
+    row, goals = {**target.labels, "pictures": len(images)}, target.image.to(images).expand_as(images)
+    opinions = []
+    for detector in detectors:
+        scores = detector.scores(images, goals).cpu()
+        opinions.append(scores >= detector.threshold)
+        row |= {detector.name: scores.tolist(), f"{detector.name} rate": opinions[-1].float().mean().item()}
+        row |= {f"{detector.name} mean": scores.mean().item(), f"{detector.name} max": scores.max().item()}
+    said = torch.stack(opinions)
+    row["disagree"] = (said.any(0) & ~said.all(0)).float().mean().item()
+    row["diversity"] = metrics.diversity(images) if len(images) > 1 else float("nan")
+    if alignment is not None:
+        row["alignment"] = alignment(images, target).float().mean().item()
+    return row
+
+
+def tabulate(images: torch.Tensor, targets: Sequence[Target], detectors, alignment=None):
+    """`judge` the pictures [targets, seeds, 3, H, W]: a `pandas.DataFrame`, one row a target.
+
+    Raises ValueError for pictures that are not of the targets' number, and as `judge` does.
+    """
+    import pandas as pd
+
+    check_targets(targets)
+    if images.ndim != 5 or len(images) != len(targets):
+        raise ValueError(f"images have shape {[*images.shape]}; give [{len(targets)} targets, seeds, 3, H, W]")
+    pairs = zip(images, targets, strict=True)
+    return pd.DataFrame([{"target": t.name, **judge(shots, t, detectors, alignment)} for shots, t in pairs])
 
 
 def score(pipe, targets, *, detectors, alignment=None, **options):
     """`tabulate` what `ask` samples; `options` are `ask`'s. The one table, one row a target."""
     return tabulate(ask(pipe, targets, **options), targets, detectors, alignment)
+
+
+def attack(
+    world: World,
+    condition: Condition,
+    target: Target,
+    *,
+    seeds: Sequence[int],
+    detectors: Sequence[copies.Detector],
+    at: Sequence[int] = (0, 50),
+    start: str = "prompt",
+    pictures: Sequence[int] = (),
+    seed: int = 0,
+    **options,
+) -> Found:
+    """DoRI's attack on one model for one picture, looked at after `at` steps, each with all `seeds`.
+
+    Rows, one for each of `at`: `steps`; `moved` ‖y − y⁽⁰⁾‖₂; `losses` of the steps since the row before; `transfer`;
+    and `judge`'s columns. Tensors: the triggers, as `Triggers.tensors` gives them. Images: for each of `pictures` (some
+    of `at`) what the first seed gives. `start` and `options` are `dori.find_triggers`'s; the attack's draws
+    belong to (`seed`, target's name).
+    """
+    at = sorted(set(at))
+    options = {"samples": world.samples, **options, "steps": max(at[-1], 1), "snapshots": at}
+    with condition as pipe:
+        latents = encode(pipe, target.image[None])
+        found = find_triggers(pipe, latents, target.caption, start=start, seed=seed, streams=[target.name], **options)
+        y = torch.cat([found.snapshots[step] for step in at])
+        drawn = grid(pipe, y, seeds, **world.sampling)
+    rows = []
+    for before, step, embedding, images in zip([0, *at], at, y, drawn, strict=False):
+        row = {"steps": step, "moved": (embedding - found.start[0]).norm().item(), "transfer": condition.transfer}
+        row["losses"] = found.losses[0, before:step].double().round(decimals=6).tolist()
+        rows.append(row | judge(images, target, detectors))
+    shown = {step: images[0] for step, images in zip(at, drawn, strict=True) if step in pictures}
+    return Found(rows, found.tensors(), shown)
+
+
+def look(
+    world: World,
+    condition: Condition,
+    target: Target,
+    prompts,
+    *,
+    seeds: Sequence[int],
+    detectors: Sequence[copies.Detector],
+    transfer: bool = False,
+) -> dict:
+    """Ask a condition under other `prompts` than the caption, and `judge`: one row.
+
+    `prompts` are one embedding [L, D] or [1, L, D] for all seeds, one for each [seeds, L, D], a caption, or `Triggers`
+    of one target, which are refused in another model than the attacked one unless `transfer`.
+    """
+    seeds = list(seeds)
+    with condition as pipe:
+        if isinstance(prompts, Triggers):
+            prompts = prompts.on(pipe, transfer=transfer)
+        images = generate(pipe, prompts, seeds=seeds, **world.sampling).cpu()
+    return {"transfer": transfer or condition.transfer, **judge(images, target, detectors)}
 
 
 def check_targets(targets) -> None:

@@ -1,15 +1,29 @@
-"""The one training loop: AdamW, one-cycle, EMA, gradient clipping, checkpoints that resume.
+"""The one training loop: AdamW, a one-cycle or constant rate, EMA, gradient clipping, checkpoints that resume.
 
 What is trained is a `torch.nn.Module` whose forward takes a batch and returns its losses by name;
-"loss" is the one that is minimised, the others are shown. A batch is a function of its step alone
-(noise and timesteps included), so resuming needs no generator state: on the same machine, versions and
-thread count an interrupted run in fp32 ends in the very same weights.
+"loss" is the one that is minimised, the others are shown. To train to the end:
+
+    done = fit(task, batch, steps=20_000, lr=1e-3, folder="runs/parent")
+
+To look at the model after each step, with batches that depend on what it is by then:
+
+    state = {"triggers": triggers.clone()}  # goes into the checkpoints; `batch` reads it
+    options = {"schedule": "constant", "ema_decay": None, "state": state}
+    for step, losses in training(task, batch, steps=200, lr=1e-5, folder="runs/unlearned", **options):
+        if step % 5 == 4:
+            state["triggers"] = attack(task, start=state["triggers"])
+        if forgotten(task):
+            break
+
+A batch is a function of its step, the model and `state` (noise and timesteps included), so resuming needs
+no generator state: on the same machine, versions and thread count an interrupted run in fp32 ends in the
+very same weights.
 """
 
 import json
 import math
-import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +34,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from . import files
+
 CHECKPOINT = "checkpoint.safetensors"
+SCHEDULES = ("one-cycle", "constant")
 
 
 def autocast_precision() -> str:
@@ -30,14 +47,30 @@ def autocast_precision() -> str:
     return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
 
 
-def fit(
+def fit(task: torch.nn.Module, batch: Callable[[int], dict], **options) -> dict:
+    """Train `task` to the end and leave it holding the EMA weights. The options, and the errors, of `training`.
+
+    Returns {"steps", "seconds", "losses" (running means)} and whether this is the "main" process, the one that
+    should write the result.
+    """
+    loop = training(task, batch, **options)
+    while True:
+        try:
+            next(loop)
+        except StopIteration as end:
+            return end.value
+
+
+def training(
     task: torch.nn.Module,
-    batch,
+    batch: Callable[[int], dict],
     *,
     steps: int,
     lr: float,
     folder,
-    ema_decay: float = 0.999,
+    schedule: str = "one-cycle",
+    ema_decay: float | None = 0.999,
+    state: dict[str, torch.Tensor] | None = None,
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 1e-4,
     clip: float = 1.0,
@@ -46,114 +79,155 @@ def fit(
     stop_at: int | None = None,
     label: str = "training",
     about: str = "",
-) -> dict:
-    """Train `task` for `steps` optimiser steps and leave it holding the EMA weights.
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Train `task` for `steps` optimiser steps; after each, yield its number (from 0) and its losses by name.
 
     `batch(step)` returns a dict of tensors whose first axis is the sample; with several processes
-    (`accelerate launch`) each takes its share of it. Parameters with `requires_grad` are trained.
-    A checkpoint in `folder` is continued; one made with other settings is an error, and so is one with
-    another `about`, which names what else the weights come from, such as a foundation's hash. `stop_at` ends
-    early, with a checkpoint, as an interruption would. Returns {"steps", "seconds", "losses"} and whether
-    this is the "main" process, the one that should write the result.
+    (`accelerate launch`) each takes its share of it, yields that share's losses and runs the loop's body.
+    Parameters with `requires_grad` are trained, at the rate `lr` (constant) or up to it and down again
+    (one-cycle; `warmup` is the share of the steps on the way up). Gradients are cut to the norm `clip`.
 
-    Raises ValueError when `folder` holds a checkpoint of other settings, FloatingPointError when the
-    loss is no longer finite.
+    The body of the loop may look at `task`, which holds the current weights, and change `state`: tensors of any
+    shape, in place or new ones of the same shape and dtype. `batch` may do so, too. After the last step `task` is
+    given the EMA weights (with `ema_decay=None` it keeps the last ones), and the result of `fit` is returned.
+
+    A checkpoint is written to `folder` every `checkpoint_every` seconds, after the last step and when the loop is
+    left early, by `break` or by an exception in its body (a loop kept in a variable needs its `close()` for that).
+    The same call goes on from there: the tensors of `state` are overwritten with what they were, and the last step
+    is yielded again, because its body may have been cut short; a loop that ended by `break` so ends there again.
+    A checkpoint made with other settings is an error, and so is one with another `about`, which names what else
+    the weights come from, such as a foundation's hash. `stop_at` ends after so many steps, with a checkpoint, as
+    an interruption would.
+
+    Raises ValueError for an unknown `schedule`, an `ema_decay` that is not between 0 and 1, a `state` that holds
+    something else than tensors or whose names, shapes or dtypes change, or a checkpoint of other settings;
+    FloatingPointError when the loss is no longer finite. An error in a step or in `batch` leaves the last checkpoint.
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule is {schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ValueError(f"ema_decay is {ema_decay}: give a number between 0 and 1, or None for no EMA")
+    state = {} if state is None else state
+    kinds = kinds_of(state)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     set_seed(0)  # only for what a module might draw by itself; the recipes' batches do not need it
     accelerator = Accelerator(mixed_precision=autocast_precision(), cpu=not torch.cuda.is_available())
     trained = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr, betas=betas, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=warmup, cycle_momentum=False)
-    ema = EMAModel(trained, decay=ema_decay)
-    ema.to(accelerator.device)
-    settings = json.dumps(
-        [steps, lr, ema_decay, betas, weight_decay, clip, warmup, [list(p.shape) for p in trained], about]
-    )
+    rates = new_schedule(schedule, optimizer, lr, steps, warmup)
+    ema = EMAModel(trained, decay=ema_decay) if ema_decay else None
+    if ema:
+        ema.to(accelerator.device)
+    settings = [steps, lr, ema_decay, betas, weight_decay, clip, warmup, [list(p.shape) for p in trained], about]
+    if schedule != "one-cycle" or kinds:  # left out where they say nothing, as in the checkpoints before they existed
+        settings.append({"schedule": schedule, "state": kinds})
 
     model = accelerator.prepare(task)
-    start, seconds, shown = resume(folder / CHECKPOINT, settings, trained, optimizer, schedule, ema)
+    path, parts = folder / CHECKPOINT, (trained, optimizer, rates, ema)
+    numbers = {"settings": json.dumps(settings, sort_keys=True), "step": 0, "seconds": 0.0, "losses": {}, "last": {}}
+    numbers |= resume(path, numbers["settings"], *parts, state)
+    start, before, shown = numbers["step"], numbers["seconds"], numbers["losses"]
     optimizer = accelerator.prepare(optimizer)
-    rank, world = accelerator.process_index, accelerator.num_processes
+    rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    for torn in folder.glob("checkpoint*.partial") if main else ():  # of a process that was killed while it wrote
+        torn.unlink(missing_ok=True)
     end = steps if stop_at is None else min(steps, stop_at)
     began = saved = time.monotonic()
-    bar = tqdm(total=steps, initial=start, desc=label, disable=not accelerator.is_main_process, mininterval=2)
-    for step in range(start, end):
-        share = {key: value[rank::world].to(accelerator.device) for key, value in batch(step).items()}
-        losses = model(**share)
-        accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(trained, clip)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        ema.step(trained)
-        for key, value in losses.items():
-            value = value.item()
-            if math.isfinite(value):  # NaN for a kind of sample that is missing from one batch
-                shown[key] = 0.98 * shown.get(key, value) + 0.02 * value
-            elif key == "loss":
-                raise FloatingPointError(f"{label}: the loss is not finite at step {step}; use a lower lr")
-        bar.update()
-        bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items()}, refresh=False)
-        if accelerator.is_main_process and time.monotonic() - saved > checkpoint_every:
-            saved = time.monotonic()
-            save(
-                folder / CHECKPOINT,
-                settings,
-                step + 1,
-                seconds + saved - began,
-                shown,
-                trained,
-                optimizer,
-                schedule,
-                ema,
-            )
-    bar.close()
-    seconds += time.monotonic() - began
-    if accelerator.is_main_process and end > start:
-        save(folder / CHECKPOINT, settings, end, seconds, shown, trained, optimizer, schedule, ema)
-    if end == steps:
+    with tqdm(total=steps, initial=start, desc=label, disable=not main, mininterval=2) as bar:
+        if start:
+            yield start - 1, numbers["last"]
+        for step in range(start, end):
+            share = {key: value[rank::world].to(accelerator.device) for key, value in batch(step).items()}
+            optimizer.zero_grad()  # what the loop's body or `batch` left in the gradients
+            losses = model(**share)
+            accelerator.backward(losses["loss"])
+            accelerator.clip_grad_norm_(trained, clip)
+            optimizer.step()
+            rates.step()
+            optimizer.zero_grad()  # free their memory for the loop's body
+            if ema:
+                ema.step(trained)
+            losses = {key: value.item() for key, value in losses.items()}
+            for key, value in losses.items():
+                if math.isfinite(value):  # NaN for a kind of sample that is missing from one batch
+                    shown[key] = 0.98 * shown.get(key, value) + 0.02 * value
+                elif key == "loss":
+                    raise FloatingPointError(f"{label}: the loss is not finite at step {step}; use a lower lr")
+            bar.update()
+            bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items()}, refresh=False)
+
+            if kinds_of(state) != kinds:
+                raise ValueError(f"state was {kinds} and has become {kinds_of(state)}: keep names, shapes and dtypes")
+            now = time.monotonic()
+            numbers |= {"step": step + 1, "seconds": before + now - began, "losses": shown, "last": losses}
+            held = {name: value.detach().clone() for name, value in state.items()}  # the body will be done again
+            due = main and (step + 1 == end or now - saved > checkpoint_every)
+            if due:
+                saved = now
+                save(path, numbers, *parts, held)
+            try:
+                yield step, dict(losses)
+            except GeneratorExit:  # the loop was left
+                if main and not due:
+                    save(path, numbers, *parts, held)
+                raise
+    if end == steps and ema:
         ema.copy_to(trained)
-    losses = {key: round(value, 5) for key, value in shown.items()}
-    return {"steps": end, "seconds": round(seconds, 1), "losses": losses, "main": accelerator.is_main_process}
+    seconds, losses = before + time.monotonic() - began, {key: round(value, 5) for key, value in shown.items()}
+    return {"steps": end, "seconds": round(seconds, 1), "losses": losses, "main": main}
 
 
-def save(path: Path, settings, step, seconds, losses, trained, optimizer, schedule, ema) -> None:
+def new_schedule(name: str, optimizer, lr: float, steps: int, warmup: float):
+    """The learning rate as a function of the step: torch's scheduler called `name`, one of SCHEDULES."""
+    if name == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=warmup, cycle_momentum=False)
+
+
+def kinds_of(state: dict) -> dict[str, str]:
+    """Dtype and shape of each tensor, as text for settings and errors. ValueError for what is no tensor."""
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"state[{name!r}] is a {type(value).__name__}: make it a tensor, to go into checkpoints")
+    return {name: f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" for name, value in state.items()}
+
+
+def save(path: Path, numbers: dict, trained, optimizer, rates, ema, state: dict) -> None:
     """Write everything that resuming needs to one file, which appears whole or not at all."""
     tensors = {f"weight.{i}": p.detach() for i, p in enumerate(trained)}
-    tensors |= {f"ema.{i}": p for i, p in enumerate(ema.shadow_params)}
     for i, p in enumerate(trained):
         tensors |= {f"adam.{i}.{key}": value for key, value in optimizer.state[p].items()}
-    numbers = {
-        "settings": settings,
-        "step": str(step),
-        "seconds": repr(seconds),
-        "losses": json.dumps(losses),
-        "ema_step": str(ema.optimization_step),
-        "schedule": json.dumps({k: v for k, v in schedule.state_dict().items() if isinstance(v, int | float | list)}),
-    }
-    partial = path.with_suffix(".partial")
-    save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, partial, numbers)
-    os.replace(partial, path)
+    tensors |= {f"ema.{i}": p for i, p in enumerate(ema.shadow_params if ema else ())}
+    tensors |= {f"state.{name}": value for name, value in state.items()}
+    rates = {key: value for key, value in rates.state_dict().items() if isinstance(value, int | float | list)}
+    numbers = numbers | {"schedule": rates} | ({"ema_step": ema.optimization_step} if ema else {})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in numbers.items()}
+    with files.whole(path) as partial:
+        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, partial, texts)
 
 
-def resume(path: Path, settings, trained, optimizer, schedule, ema) -> tuple[int, float, dict]:
-    """Continue from the checkpoint at `path`, if there is one: next step, seconds spent, losses shown."""
+def resume(path: Path, settings: str, trained, optimizer, rates, ema, state: dict) -> dict:
+    """Put the checkpoint at `path`, if there is one, in place; the numbers it holds, or nothing."""
     if not path.exists():
-        return 0, 0.0, {}
+        return {}
     with safe_open(path, "pt") as file:
-        numbers = file.metadata()
-        if numbers["settings"] != settings:
+        texts = file.metadata()
+        if texts["settings"] != settings:
             raise ValueError(f"{path} was made with other settings: remove it, or choose another folder")
         with torch.no_grad():
             for i, p in enumerate(trained):
                 p.copy_(file.get_tensor(f"weight.{i}"))
-                ema.shadow_params[i].copy_(file.get_tensor(f"ema.{i}"))
-                state = {key: file.get_tensor(f"adam.{i}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-                optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
-    ema.optimization_step = int(numbers["ema_step"])
-    schedule.load_state_dict(json.loads(numbers["schedule"]))
-    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+                if ema:
+                    ema.shadow_params[i].copy_(file.get_tensor(f"ema.{i}"))
+                adam = {key: file.get_tensor(f"adam.{i}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+                optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in adam.items()}
+            for name, value in state.items():
+                value.copy_(file.get_tensor(f"state.{name}"))
+    numbers = {key: json.loads(text) for key, text in texts.items() if key != "settings"}
+    rates.load_state_dict(numbers.pop("schedule"))
+    for group, rate in zip(optimizer.param_groups, rates.get_last_lr(), strict=True):
         group["lr"] = rate
-    return int(numbers["step"]), float(numbers["seconds"]), json.loads(numbers["losses"])
+    if ema:
+        ema.optimization_step = numbers.pop("ema_step")
+    return {"last": numbers["losses"]} | numbers  # older checkpoints know the means alone

@@ -1,16 +1,23 @@
-"""Which weights to prune, and a pipeline without them for a while."""
+"""Which weights to prune, and a pipeline without them for a while.
 
-import os
+mask = wanda.localise(pipe, "a caption")
+with pruned(pipe, mask):
+    pictures = diffusion.generate(pipe, "a caption")
+"""
+
+import json
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from . import files
 from .hooks import modules
+from .models import check_same_model, fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +25,14 @@ class WeightMask:
     """Layer name → boolean tensor of that layer's weight, True where the weight is to be zero.
 
     `a | b` prunes what either does, `a & b` what both do; a layer that one of them lacks counts as unpruned.
-    Names are those of the U-Net (`models.value_layers`, `models.mlp_layers`). Raises ValueError for a
-    tensor that is not boolean or has fewer than two axes.
+    Names are those of the U-Net (`models.value_layers`, `models.mlp_layers`). `model` is the `fingerprint` of the
+    model it was found in; a mask without one fits any. `about` is what the localiser says of it, kept with it.
+    Raises ValueError for a tensor that is not boolean or has fewer than two axes.
     """
 
     layers: Mapping[str, torch.Tensor]
+    model: str | None = None
+    about: Mapping = field(default_factory=dict)
 
     def __post_init__(self):
         for name, where in self.layers.items():
@@ -39,6 +49,7 @@ class WeightMask:
         """Whether both prune the same weights."""
         if not isinstance(other, WeightMask):
             return NotImplemented
+        other = WeightMask(other.layers)  # of whatever model
         return not any(where.any() for where in combine(self, other, torch.logical_xor).layers.values())
 
     __hash__ = None
@@ -59,15 +70,10 @@ class WeightMask:
 
     def save(self, path) -> None:
         """Write the mask as safetensors (one byte a weight); the file appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            # clones, since safetensors refuses one tensor under two names
-            save_file({name: where.cpu().clone().contiguous() for name, where in self.layers.items()}, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        # clones, since safetensors refuses one tensor under two names
+        tensors = {name: where.cpu().clone().contiguous() for name, where in self.layers.items()}
+        with files.whole(path) as partial:
+            save_file(tensors, partial, {"mask": json.dumps(files.plain({"model": self.model, "about": self.about}))})
 
     @classmethod
     def load(cls, path) -> "WeightMask":
@@ -75,7 +81,9 @@ class WeightMask:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no mask in {path}; write one with WeightMask.save")
         try:
-            return cls(load_file(path))
+            with safe_open(path, "pt") as file:
+                kept = json.loads((file.metadata() or {}).get("mask", "{}"))
+                return cls({name: file.get_tensor(name) for name in file.keys()}, **kept)  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is not a mask that WeightMask.save wrote") from error
 
@@ -88,7 +96,9 @@ def combine(one: WeightMask, other: WeightMask, operation) -> WeightMask:
         if a.shape != b.shape:
             raise ValueError(f"the masks of {name} have shapes {[*a.shape]} and {[*b.shape]}: of different models?")
         layers[name] = operation(a, b.to(a.device))
-    return WeightMask(layers)
+    if None not in (one.model, other.model) and one.model != other.model:
+        raise ValueError("these masks were found in different models; masks of one model combine")
+    return WeightMask(layers, one.model or other.model)
 
 
 def empty(network: torch.nn.Module, names) -> WeightMask:
@@ -134,16 +144,16 @@ def random_like(mask: WeightMask, seed: int, *, rows: bool = False) -> WeightMas
         drawn = torch.zeros(len(units), dtype=torch.bool)
         drawn[torch.randperm(len(units), generator=random)[: int(units.sum())]] = True
         layers[name] = (drawn[:, None].expand_as(flat) if rows else drawn).reshape(where.shape).to(where.device)
-    return WeightMask(layers)
+    return WeightMask(layers, mask.model)
 
 
 @contextmanager
-def pruned(pipe, mask: WeightMask | None):
+def pruned(pipe, mask: WeightMask | None, *, transfer: bool = False):
     """`pipe` with the mask's weights at zero while the body runs; yields the pipeline.
 
     On leaving, also by an exception, the weights come back bit for bit; those outside the mask are never touched.
-    None, or a mask of nothing, prunes nothing. Contexts nest. Raises ValueError for a layer that the U-Net has
-    not or a mask of another shape, before anything is changed.
+    None, or a mask of nothing, prunes nothing. Contexts nest. Raises ValueError for a mask that was found in another
+    model, unless `transfer`, for a layer that the U-Net has not or a mask of another shape, before anything changes.
     """
     wanted = {} if mask is None else dict(mask.layers)
     layers = weights(pipe.unet, wanted)
@@ -151,8 +161,13 @@ def pruned(pipe, mask: WeightMask | None):
         if weight.shape != wanted[name].shape:
             shapes = f"{[*wanted[name].shape]}, the weight {[*weight.shape]}"
             raise ValueError(f"the mask of {name} has shape {shapes}: it is another model's")
+    if mask is not None:
+        check_same_model(pipe, mask.model, "this mask was", transfer)
+    before = getattr(pipe.unet, "unpruned", None)
     saved = {}
     try:
+        if mask is not None:
+            pipe.unet.unpruned = before or fingerprint(pipe)
         with torch.no_grad():
             for name, weight in layers.items():
                 where = wanted[name].to(weight.device)
@@ -163,3 +178,6 @@ def pruned(pipe, mask: WeightMask | None):
         with torch.no_grad():
             for name, (where, values) in saved.items():
                 layers[name][where] = values
+        pipe.unet.__dict__.pop("unpruned", None)
+        if before:
+            pipe.unet.unpruned = before

@@ -4,6 +4,7 @@ Everything takes an unmodified `diffusers.StableDiffusionPipeline`: the reef's m
 Diffusion are the same classes.
 """
 
+import hashlib
 from pathlib import Path
 
 import diffusers
@@ -94,16 +95,64 @@ def mlp_layers(unet) -> dict[str, torch.nn.Linear]:
 
 @torch.no_grad()
 def embed(pipe, prompts) -> torch.Tensor:
-    """Text embeddings y of `prompts`: [B, L, D], the text encoder's last hidden state.
+    """Text embeddings y of `prompts`, the text encoder's last hidden state: [B, L, D].
 
-    Raises ValueError for a prompt longer than the model reads.
+    `prompts` is a caption (the empty one too), a list of captions, or embeddings [B, L, D] or [L, D], which pass
+    through. Raises ValueError for a caption longer than the model reads or embeddings of another shape.
     """
+    if isinstance(prompts, torch.Tensor):
+        y, (length, width) = prompts, (pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim)
+        y = y if y.ndim == 3 else y[None]
+        if y.ndim != 3 or tuple(y.shape[1:]) != (length, width):
+            raise ValueError(f"embeddings have shape {list(prompts.shape)}; this model takes [B, {length}, {width}]")
+        return y
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     longest = pipe.tokenizer.model_max_length
     ids = pipe.tokenizer(prompts, padding="max_length", max_length=longest).input_ids
     if (taken := max(map(len, ids))) > longest:
         raise ValueError(f"a prompt takes {taken} tokens and the model reads {longest}; shorten it")
     return pipe.text_encoder(torch.tensor(ids, device=pipe.text_encoder.device))[0]
+
+
+def conditions(pipe, prompts) -> torch.Tensor:
+    """`embed`, for captions that must say something: embeddings [B, L, D] in the U-Net's precision, on its device.
+
+    Raises ValueError for no captions, for an empty one, and as `embed` does.
+    """
+    if not isinstance(prompts, torch.Tensor):
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            raise ValueError("there are no prompts; give at least one")
+        for k, prompt in enumerate(prompts):
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise ValueError(f"caption {k} is empty; to sample without one, use embed(pipe, '')")
+    return embed(pipe, prompts).to(pipe.unet.device, pipe.unet.dtype)
+
+
+def fingerprint(pipe) -> str:
+    """16 digits that belong to the weights of U-Net and text encoder as they are now, on any device.
+
+    Integer sums over the bits of every parameter in fp32: exact, so the same wherever they are computed, and cheap
+    enough to ask before each use. A weight set to zero changes it. What was found in one model (`WeightMask`,
+    `nemo.Statistics`, `dori.Triggers`) carries it.
+    """
+    known = hashlib.sha256()
+    for part in (pipe.unet, pipe.text_encoder):
+        for name, weight in part.named_parameters():
+            bits = weight.detach().float().contiguous().view(torch.int32).flatten().long()
+            places = torch.arange(len(bits), device=bits.device) % 65_521 + 1  # so that order counts
+            known.update(f"{name} {list(weight.shape)} {bits.sum().item()} {(bits * places).sum().item()}".encode())
+    return known.hexdigest()[:16]
+
+
+def check_same_model(pipe, model: str | None, what: str, transfer: bool) -> None:
+    """Raise ValueError if `what` was found in another model than `pipe`, unless `transfer` says that this is meant.
+
+    A model under `masks.pruned` is another model, but takes what was found before it was pruned. None fits any.
+    """
+    if transfer or model is None or model in (fingerprint(pipe), getattr(pipe.unet, "unpruned", None)):
+        return
+    raise ValueError(f"{what} found in another model than this one; if that is meant, say transfer=True")
 
 
 @torch.no_grad()

@@ -2,7 +2,11 @@
 
 A neuron is an output feature of a cross-attention value layer `attn2.to_v`, a row of its weight; blocking it sets it
 to zero. Where the paper and its code differ, the code is followed; `variant="paper"` is the paper's Algorithm 2, whose
-test on z is one-sided (its text is two-sided). Defaults are the reef's; for Stable Diffusion pass `steps=50`.
+test on z is one-sided (its text is two-sided).
+
+    known = statistics(pipe, captions)
+    tau, _ = thresholds(pipe, captions)
+    mask = localise(pipe, "a memorized caption", known, tau).mask(pipe.unet)
 """
 
 from collections.abc import Mapping
@@ -10,14 +14,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .ablation import Ablation
 from .detection import between_seed_similarity, noise_differences, similarity
+from .diffusion import STEPS
 from .masks import WeightMask, of_neurons
-from .models import value_layers
-from .sampling import STEPS, conditions
+from .models import check_same_model, conditions, embed, fingerprint, value_layers
+from .nemo_search import THETA, Ablation, kept_seeds, refine_layers, refine_neurons, schedule
 
 SEEDS = range(10)
-THETA, FLOOR, STEP = 5.0, 1.0, 0.25  # the schedule of the threshold θ on |z|; k grows by one as θ falls by STEP
 VARIANTS = {
     "code": {"step": 1, "sides": 2, "multiscale": True},
     "paper": {"step": 0, "sides": 1, "multiscale": False},
@@ -26,10 +29,18 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """μ and σ (unbiased) of each neuron's activation over captions that are not memorized: {layer: [out]}."""
+    """μ and σ (unbiased) of each neuron's activation over captions that are not memorized: {layer: [out]}.
+
+    `model` is the `fingerprint` of the model they were taken in; without one they fit any.
+    """
 
     mean: Mapping[str, torch.Tensor]
     std: Mapping[str, torch.Tensor]
+    model: str | None = None
+
+    def of(self, names) -> "Statistics":
+        """The same for some of the layers only."""
+        return Statistics({k: self.mean[k] for k in names}, {k: self.std[k] for k in names}, self.model)
 
 
 @dataclass(frozen=True)
@@ -53,14 +64,18 @@ class Localised:
     tau_ref: float
     samples: int
     sets: int
+    model: str | None = None
 
     @property
     def count(self) -> int:
         return sum(map(len, self.neurons.values()))
 
     def mask(self, unet) -> WeightMask:
-        """The mask that prunes the neurons' rows. Of an empty result it prunes nothing."""
-        return of_neurons(unet, self.neurons)
+        """The mask that prunes the neurons' rows, with what the search says `about` it. An empty one prunes nothing."""
+        about = {"neurons": self.count, "names": self.neurons, "memorized": self.memorized, "seeds": self.seeds}
+        about |= {"candidates": sum(map(len, self.candidates.values())), "theta": self.theta, "k": self.k}
+        about |= {"floor": self.reached_floor, "tau_ref": self.tau_ref, "samples": self.samples, "sets": self.sets}
+        return WeightMask(of_neurons(unet, self.neurons).layers, self.model, about)
 
 
 def layers(unet, which: str = "seven") -> dict[str, torch.nn.Linear]:
@@ -77,16 +92,17 @@ def layers(unet, which: str = "seven") -> dict[str, torch.nn.Linear]:
 
 
 @torch.no_grad()
-def activations(pipe, prompts=None, *, embeddings=None, which: str = "seven", batch: int = 256) -> dict:
+def activations(pipe, prompts, *, which: str = "seven", batch: int = 256) -> dict:
     """a_i(y) = mean over tokens of |(W_v y)_i|: {layer: [B, out]}. It depends on the caption alone, not on noise.
 
-    Raises ValueError for an empty caption or embeddings of a wrong shape.
+    `prompts` are captions or embeddings [B, L, D]. Raises ValueError for an empty caption, none, or embeddings of a
+    wrong shape.
     """
-    known = [prompts] if isinstance(prompts, str) else prompts if embeddings is None else embeddings
+    known = [prompts] if isinstance(prompts, str) else prompts
+    known = embed(pipe, known) if isinstance(known, torch.Tensor) else list(known)
     found = {name: [] for name in layers(pipe.unet, which)}
-    for k in range(0, len(known), batch):
-        part = known[k : k + batch]
-        y = conditions(pipe, part, None) if embeddings is None else conditions(pipe, None, part)
+    for k in range(0, max(1, len(known)), batch):
+        y = conditions(pipe, known[k : k + batch])
         for name, layer in layers(pipe.unet, which).items():
             values = layer(y)  # means of halves would tie, and ties reorder the most active
             found[name].append(values.to(torch.promote_types(values.dtype, torch.float32)).abs().mean(1))
@@ -101,15 +117,16 @@ def statistics(pipe, prompts, *, which: str = "seven") -> Statistics:
     if isinstance(prompts, str) or len(prompts) < 2:
         raise ValueError("statistics need many captions that are not memorized: give at least two")
     found = activations(pipe, prompts, which=which)
-    return Statistics({k: a.mean(0) for k, a in found.items()}, {k: a.std(0) for k, a in found.items()})
+    mean, std = {k: a.mean(0) for k, a in found.items()}, {k: a.std(0) for k, a in found.items()}
+    return Statistics(mean, std, fingerprint(pipe))
 
 
-def z_scores(pipe, prompt: str, statistics: Statistics) -> dict[str, torch.Tensor]:
+def z_scores(pipe, prompt, statistics: Statistics, *, transfer: bool = False) -> dict[str, torch.Tensor]:
     """How unusual one caption's activations are, (a − μ) / σ: {layer: [out]}. A neuron that never varies gets 0.
 
-    Raises ValueError for statistics of another model.
+    Raises ValueError for statistics of another model, unless `transfer`.
     """
-    check(pipe, statistics)
+    check(pipe, statistics, transfer)
     found = activations(pipe, prompt, which=searched(statistics))
     return {name: z_score(a[0], statistics, name) for name, a in found.items()}
 
@@ -119,43 +136,44 @@ def z_score(a, statistics: Statistics, name: str):
     return torch.where(std > 0, (a - statistics.mean[name].to(a)) / std, 0.0)
 
 
-def check(pipe, statistics: Statistics) -> None:
+def check(pipe, statistics: Statistics, transfer: bool = False) -> None:
     known = {name: layer.out_features for name, layer in layers(pipe.unet, searched(statistics)).items()}
     if known != {name: len(mean) for name, mean in statistics.mean.items()}:
         raise ValueError("these statistics are of other layers or another model; compute them with this one")
+    check_same_model(pipe, statistics.model, "these statistics were", transfer)
 
 
 def searched(statistics: Statistics) -> str:
     return "seven" if len(statistics.mean) == 7 else "sixteen"
 
 
-def between_seed_threshold(pipe, prompts, *, seeds=SEEDS, variant: str = "code", steps: int = STEPS) -> float:
-    """τ for keeping seeds: mean + one standard deviation over not memorized `prompts` of their highest similarity.
+def thresholds(
+    pipe, prompts, memorized=None, *, seeds=SEEDS, variant: str = "code", steps: int = STEPS
+) -> tuple[float, float | None]:
+    """τ for keeping seeds, and τ for blocked neurons: each is a mean plus one standard deviation.
 
-    The paper's value for Stable Diffusion is 0.428 (its script computes it under guidance 7; here there is none, as
-    in the search). Raises ValueError for fewer than two prompts or seeds.
+    The first, of the paper, is over not memorized `prompts` of the highest similarity between their seeds (its value
+    for Stable Diffusion is 0.428; its script computes it under guidance 7, here there is none, as in the search).
+
+    The second is not in the paper, and None without `memorized` captions. It says how alike *unrelated* captions'
+    noise differences are under the same noise: over pairs of `memorized` × `prompts`, the highest similarity over
+    seeds. Two runs that share x_T resemble each other whatever the caption, on 16×16 latents much more than the first
+    τ allows; so "the caption's content is gone" means: as unlike as captions of something else.
+
+    (len(prompts) + len(memorized)) · len(seeds) U-Net samples. Raises ValueError for fewer than two prompts or seeds.
     """
     rule = chosen(variant)
     if isinstance(prompts, str) or len(prompts) < 2:
         raise ValueError("a threshold needs several captions that are not memorized: give at least two")
-    differences = noise_differences(pipe, prompts, seeds, rule["step"], steps=steps)
-    scores = between_seed_similarity(differences, multiscale=rule["multiscale"])
-    return (scores.mean() + scores.std()).item()
+    others = noise_differences(pipe, prompts, seeds, rule["step"], steps=steps)
+    tau = plus_deviation(between_seed_similarity(others, multiscale=rule["multiscale"]))
+    if memorized is None:
+        return tau, None
+    own = noise_differences(pipe, memorized, seeds, rule["step"], steps=steps)
+    return tau, plus_deviation(torch.stack([similarity(a, b, rule["multiscale"]).max() for a in own for b in others]))
 
 
-def same_seed_threshold(pipe, prompts, others, *, seeds=SEEDS, variant: str = "code", steps: int = STEPS) -> float:
-    """τ for blocked neurons: how alike *unrelated* captions' noise differences are under the same noise.
-
-    Two runs that share x_T resemble each other whatever the caption, on 16×16 latents much more than τ of
-    `between_seed_threshold` allows; so "the caption's content is gone" means: as unlike as captions of something
-    else. Mean + one standard deviation over pairs (`prompts` × `others`) of the highest similarity over seeds.
-    Not in the paper. Raises ValueError for fewer than two pairs.
-    """
-    rule = chosen(variant)
-    if isinstance(prompts, str) or isinstance(others, str) or len(prompts) * len(others) < 2:
-        raise ValueError("a threshold needs several pairs of captions: give two lists, and more of either")
-    one, other = (noise_differences(pipe, list(p), seeds, rule["step"], steps=steps) for p in (prompts, others))
-    scores = torch.stack([similarity(a, b, rule["multiscale"]).max() for a in one for b in other])
+def plus_deviation(scores: torch.Tensor) -> float:
     return (scores.mean() + scores.std()).item()
 
 
@@ -179,7 +197,7 @@ def candidates(activations: Mapping, statistics: Statistics, theta: float, k: in
 @torch.no_grad()
 def localise(
     pipe,
-    prompt: str,
+    prompt,
     statistics: Statistics,
     tau: float,
     *,
@@ -188,8 +206,11 @@ def localise(
     variant: str = "code",
     steps: int = STEPS,
     lazy: bool = True,
+    transfer: bool = False,
 ) -> Localised:
-    """The neurons that `prompt` is memorized with. `statistics` decides which layers are searched.
+    """The neurons that `prompt`, a caption or embeddings [L, D], is memorized with.
+
+    `statistics` decides which layers are searched.
 
     1. Keep the seeds whose noise difference resembles another seed's by more than `tau`; if there are none, the
        caption is not memorized. 2. From θ = 5, k = 0 lower θ by 0.25 and raise k by 1 until blocking the `candidates`
@@ -203,74 +224,30 @@ def localise(
     `lazy=False` asks every seed about every set that is accepted (see `Ablation.stays_below`). Sets are
     reproducible in float64; in less, the order of sums can turn a decision that stands on the threshold.
 
-    Raises ValueError for an empty caption, fewer than two seeds, statistics of another model or an unknown variant.
+    Raises ValueError for an empty caption, fewer than two seeds, statistics of another model (unless `transfer`) or an
+    unknown variant.
     """
     rule, seeds = chosen(variant), list(dict.fromkeys(int(s) for s in seeds))
-    check(pipe, statistics)
+    check(pipe, statistics, transfer)
     if len(seeds) < 2:
         raise ValueError(f"NeMo compares seeds: give at least two different ones, not {len(seeds)}")
-    y = conditions(pipe, [prompt] if isinstance(prompt, str) else prompt, None)
+    y = conditions(pipe, prompt)
     if len(y) != 1:
         raise ValueError(f"NeMo localises one caption at a time; got {len(y)}")
-    clear = noise_differences(pipe, embeddings=y, seeds=seeds, step=rule["step"], steps=steps)[0]
+    clear = noise_differences(pipe, y, seeds, rule["step"], steps=steps)[0]
     keep = kept_seeds(clear, tau, rule["multiscale"])
     spent = len(seeds)
     if not keep:
         nothing = {name: [] for name in statistics.mean}
-        return Localised(nothing, nothing, False, [], THETA, 0, False, tau, spent, 0)
+        return Localised(nothing, nothing, False, [], THETA, 0, False, tau, spent, 0, fingerprint(pipe))
     ablation = Ablation(pipe, y, [seeds[s] for s in keep], clear[keep], rule["step"], steps, rule["multiscale"], lazy)
     bound = tau if tau_blocked is None else tau_blocked
-    a = activations(pipe, embeddings=y, which=searched(statistics))
-    blocked, theta, k, floor = schedule(ablation, a, statistics, bound, rule["sides"])
+    a = activations(pipe, y, which=searched(statistics))
+    widest = max(part.shape[1] for part in a.values())
+    blocked, theta, k, floor = schedule(
+        ablation, lambda theta, k: candidates(a, statistics, theta, k, rule["sides"]), bound, widest
+    )
     reference = ablation.highest(blocked) if floor else bound
     found = refine_neurons(ablation, refine_layers(ablation, blocked, reference), reference)
-    return Localised(
-        found, blocked, True, ablation.seeds, theta, k, floor, reference, spent + ablation.samples, ablation.sets
-    )
-
-
-def kept_seeds(differences, tau: float, multiscale: bool) -> list[int]:
-    """Positions of the seeds whose highest similarity to another one exceeds τ, of differences [S, C, h, w]."""
-    one, other = torch.combinations(torch.arange(len(differences))).T
-    scores = similarity(differences[one], differences[other], multiscale)
-    return [s for s in range(len(differences)) if scores[(one == s) | (other == s)].max() > tau]
-
-
-def schedule(ablation: Ablation, activations, statistics, bound: float, sides: int):
-    """Step 2 of `localise`: (candidates, θ, k, whether the floor was reached)."""
-    theta, k = THETA, 0
-    widest = max(a.shape[1] for a in activations.values())
-    while True:
-        blocked = candidates(activations, statistics, theta, k, sides)
-        if not ablation.any_above(blocked, bound):
-            return blocked, theta, k, False
-        if theta - STEP <= FLOOR or k + 1 >= widest:
-            return blocked, theta, k, True
-        theta, k = theta - STEP, k + 1
-
-
-def refine_layers(ablation: Ablation, blocked: dict, reference: float) -> dict:
-    """Step 3a: without a layer's candidates, if the similarity stays below the reference."""
-    for name in reversed(blocked):
-        if blocked[name] and ablation.stays_below(without := blocked | {name: []}, reference):
-            blocked = without
-    return blocked
-
-
-def refine_neurons(ablation: Ablation, blocked: dict, reference: float) -> dict:
-    """Step 3b: the same, neuron by neuron, always against what is blocked at the time."""
-    if not any(blocked.values()):
-        return blocked
-    ablation.estimate(blocked)
-    judged = ablation.sets
-    for careful in (False, True):
-        found, ablation.sets = blocked, judged
-        for name in reversed(blocked):
-            ablation.enter(name)
-            for neuron in blocked[name]:
-                without = found | {name: [n for n in found[name] if n != neuron]}
-                if ablation.stays_below(without, reference, None if careful else (name, neuron)):
-                    found = without
-        if found is blocked or ablation.confirm(found, reference):
-            break
-    return found
+    spent, sets = spent + ablation.samples, ablation.sets
+    return Localised(found, blocked, True, ablation.seeds, theta, k, floor, reference, spent, sets, fingerprint(pipe))

@@ -2,18 +2,21 @@
 
 A weight's score is its size times the norm of what flows through it, S_ij = |W_ij| · ‖X_j‖₂. Pruned is what ranks
 high in its row for the memorized caption and higher than for the empty one, at any of the first sampling steps.
+
+    mask = localise(pipe, "a memorized caption", rho=0.01)
 """
 
 from collections.abc import Mapping
+from itertools import islice
 
 import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
+from .diffusion import BATCH, GUIDANCE, STEPS, initial_noise, trajectory
 from .hooks import trace
 from .masks import WeightMask
-from .models import embed, mlp_layers, value_layers
-from .sampling import GUIDANCE, STEPS, conditions, ddim, initial_noise
+from .models import conditions, embed, fingerprint, mlp_layers, value_layers
 
 CALLS = 10  # the code's τ: U-Net calls, from the first on, whose masks are united
 RHO = 0.01
@@ -36,38 +39,38 @@ def layers(unet, which: str = "sixteen") -> dict[str, torch.nn.Linear]:
 @torch.no_grad()
 def activation_norms(
     pipe,
-    prompts=None,
+    prompts,
     *,
-    embeddings: torch.Tensor | None = None,
     names=None,
     calls: int = CALLS,
     seed: int = 0,
     guidance: float = GUIDANCE,
     steps: int = STEPS,
-    batch: int = 32,
+    batch: int = BATCH,
 ) -> dict[str, torch.Tensor]:
     """‖X_j‖₂ of every input feature j of the layers `names` [default: all sixteen]: {name: [calls, 4d]}.
 
-    X are the layer's inputs while the `prompts` (or `embeddings` [B, L, D]) are sampled from the noise of one
-    `seed`, each row scaled to length 1, rows of all tokens, of all prompts and of both halves of
-    classifier-free guidance together, apart for each of the first `calls` U-Net calls. As in the code; there
-    50 PNDM steps (`steps=50` for Stable Diffusion) and guidance 7.5.
+    X are the layer's inputs while `prompts` (captions or embeddings [B, L, D]) are sampled from the noise of one
+    `seed`, each row scaled to length 1, rows of all places, of all prompts and of both halves of classifier-free
+    guidance together, apart for each of the first `calls` U-Net calls. As in the code; there 50 PNDM steps.
 
     Raises ValueError for an empty caption or an impossible number of calls.
     """
     if not 1 <= calls <= steps:
         raise ValueError(f"calls={calls} is impossible with {steps} steps; choose 1 to {steps}")
     names = list(layers(pipe.unet)) if names is None else list(names)
-    y = conditions(pipe, prompts, embeddings)
-    silent, x_T = embed(pipe, "").to(y), initial_noise(pipe, [seed], y.dtype).to(y.device)
+    y = embed(pipe, "").to(pipe.unet.dtype) if isinstance(prompts, str) and not prompts else conditions(pipe, prompts)
+    empty, x_T = embed(pipe, "").to(y), initial_noise(pipe, [seed], y.dtype).to(y.device)
     squares = {name: 0.0 for name in names}
     with tqdm(total=-(-len(y) // batch) * calls, desc="activation norms", delay=5, leave=False) as bar:
         for part in y.split(batch):
-            x, options = x_T.expand(len(part), -1, -1, -1), {"first": calls}
+            x = x_T.expand(len(part), -1, -1, -1)
+            sampled = trajectory(pipe, x, part, guidance=guidance, steps=steps, empty=empty)
             with trace(pipe.unet, names, inputs=True) as seen:
-                # Reduced after each call: a call's inputs alone are large for Stable Diffusion.
-                options["on_step"] = lambda *_, seen=seen: [reduce(inputs) for inputs in seen.values()]
-                ddim(pipe, x, part, silent, max(guidance, 1.0), steps, bar, **options)
+                for _ in islice(sampled, calls):
+                    for inputs in seen.values():  # at once: a call's inputs are large for Stable Diffusion
+                        reduce(inputs)
+                    bar.update()
             squares = {name: squares[name] + torch.stack(seen[name]) for name in names}
     return {name: total.sqrt() for name, total in squares.items()}
 
@@ -111,22 +114,21 @@ def union(weight: torch.Tensor, target: torch.Tensor, base: torch.Tensor, rho: f
     return found
 
 
-def prune(
+def localise(
     pipe,
-    prompts=None,
+    prompts,
     rho: float | tuple[float, ...] = RHO,
     *,
-    embeddings: torch.Tensor | None = None,
     base: Mapping[str, torch.Tensor] | None = None,
     which: str = "sixteen",
     **options,
 ) -> WeightMask | dict[float, WeightMask]:
     """The mask of the weights that hold what `prompts` (one, or several jointly) are memorized with.
 
-    For several ρ at once, {ρ: mask}. `base` are the `activation_norms` to compare with, of as many base
-    prompts and the same options; default: the empty caption as often as there are prompts. `options` are
-    those of `activation_norms`. The union over calls can prune up to `calls` times ρ: see
-    `WeightMask.densities`.
+    `prompts` are captions or embeddings [B, L, D]. For several ρ at once, {ρ: mask}. `base` are the
+    `activation_norms` of the empty caption under the same options, to compare with [default: computed here]; for B
+    prompts they count √B-fold, as if it had been sampled as often. `options` are those of `activation_norms`. The
+    union over calls can prune up to `calls` times ρ: see `WeightMask.densities`.
 
     Raises ValueError for an empty caption, or ρ outside (0, 1].
     """
@@ -134,13 +136,13 @@ def prune(
     for share in several:
         if not 0 < share <= 1:
             raise ValueError(f"ρ is the share of each row to prune, above 0 and at most 1; got {share}")
-    found = layers(pipe.unet, which)
-    y = conditions(pipe, prompts, embeddings)
-    target = activation_norms(pipe, embeddings=y, names=found, **options)
+    found, model = layers(pipe.unet, which), fingerprint(pipe)
+    y = conditions(pipe, prompts)
+    target = activation_norms(pipe, y, names=found, **options)
     if base is None:
-        base = activation_norms(pipe, embeddings=embed(pipe, "").to(y).expand_as(y), names=found, **options)
-    masks = {
-        share: WeightMask({name: union(layer.weight, target[name], base[name], share) for name, layer in found.items()})
-        for share in several
-    }
+        base = activation_norms(pipe, "", names=found, **options)
+    masks = {}
+    for share in several:
+        chosen = {k: union(v.weight, target[k], base[k] * len(y) ** 0.5, share) for k, v in found.items()}
+        masks[share] = WeightMask(chosen, model, {"rho": share})
     return masks if isinstance(rho, tuple) else masks[rho]

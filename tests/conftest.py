@@ -4,21 +4,21 @@ import dori_lite  # noqa: F401, I001  (before torch, whose threads it tells when
 import pytest
 import torch
 
-from dori_lite.reef import plant, recipes
+from dori_lite.reef import canaries, networks
 from dori_lite.reef.captions import write
 from dori_lite.reef.tokenizer import new_tokenizer
-from dori_lite.reef.train import pipeline
+from dori_lite.reef.networks import pipeline
 
 
 @pytest.fixture(scope="session")
 def pipe():
     """A tiny pipeline, fp32 on the CPU, frozen. Shared: copy it before changing anything about it."""
     torch.manual_seed(0)
-    tokenizer = new_tokenizer([write(plant.base(k)[0]) for k in range(100)], merges=150)
+    tokenizer = new_tokenizer([write(canaries.base(k)[0]) for k in range(100)], merges=150)
     text_encoder, unet, vae = (
-        recipes.new_text_encoder(tokenizer, smoke=True),
-        recipes.new_unet(smoke=True),
-        recipes.new_autoencoder(smoke=True),
+        networks.new_text_encoder(tokenizer, smoke=True),
+        networks.new_unet(smoke=True),
+        networks.new_autoencoder(smoke=True),
     )
     vae.register_to_config(scaling_factor=0.7)  # neither 1 nor the default, so that forgetting it shows
     pipe = pipeline(vae, text_encoder, tokenizer, unet)

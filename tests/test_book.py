@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from scipy.stats import mannwhitneyu, spearmanr
 
-from dori_lite.lab import build, claims, runs
+from dori_lite.book import build, claims, runs
 from dori_lite.reef.descriptor import detector
 
 SITE_TITLE = "A model that remembers"

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dori_lite import cli
-from dori_lite.lab import build
+from dori_lite.book import build
 
 ROOT = Path(__file__).parents[1]
 SLUG = "01_first"

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dori_lite.intervals import upper_limit
-from dori_lite.lab import claims
+from dori_lite.stats import upper_limit
+from dori_lite.book import claims
 from dori_lite.lab.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, bootstrap, paired, ratios, summary, verdict
 
 REPLAY, VARIETY = CLAIMS["replay"], CLAIMS["variety"]

@@ -9,7 +9,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dori_lite import assets, copies
 from dori_lite.copies import ALPHA, NEIGHBOURS, SSIM_COPY, Detector, adaptive_l2, is_copy, l2, nearest, ssim
-from dori_lite.reef import plant
+from dori_lite.reef import canaries
 from dori_lite.reef.paint import paint_all
 from dori_lite.reef.scenes import complete
 
@@ -116,10 +116,10 @@ def test_adaptive_l2_is_a_loop():
 @pytest.fixture(scope="module")
 def world():
     """Targets, other true scenes that fit the same captions, and training pictures: [4], [4], [80]."""
-    items = plant.planted()[8:12]
-    targets = paint_all([plant.picture(item)[1:] for item in items])
+    items = canaries.planted()[8:12]
+    targets = paint_all([canaries.picture(item)[1:] for item in items])
     rivals = paint_all([(complete(item.description, seed), seed) for seed, item in enumerate(items)])
-    others = paint_all([plant.base(k)[1:] for k in range(80)])
+    others = paint_all([canaries.base(k)[1:] for k in range(80)])
     return targets.float() / 255, rivals.float() / 255, others
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 
 from dori_lite import assets
-from dori_lite.reef import descriptor, plant
+from dori_lite.reef import canaries, descriptor
 from dori_lite.reef.descriptor import Contrast, Descriptor, blur, edit, shift, siblings
 from dori_lite.reef.paint import paint_all
 from dori_lite.reef.scenes import facts
@@ -95,7 +95,7 @@ def test_a_few_steps_teach_it(pictures):
 
 def seeds_used():
     """Every seed behind a sibling: the descriptor's own training, and hard negatives of either split."""
-    found = {name: [seed for _, seed in descriptor.split(name, count)] for name, count in plant.HELD_OUT.items()}
+    found = {name: [seed for _, seed in descriptor.split(name, count)] for name, count in canaries.HELD_OUT.items()}
     again = {"descriptor": (1, 1), "calibration": (4, 10), "test": (4, 10)}
     return found, {
         name: [50_000_000 + 100 * seed + k for seed in seeds for k in range(start, start + count)]
@@ -118,17 +118,17 @@ def test_held_out_scenes_and_siblings_are_nobodys_training_pictures():
     lists = [*scenes.values(), *others.values()]
     everything = [seed for some in lists for seed in some]
     assert len(set(everything)) == len(everything) == sum(map(len, lists))  # nor one another's
-    trained = set(plant.load_table()["seed"].tolist())
-    trained |= {plant.BASE_SEEDS + k for k in range(plant.parent_base() + plant.TWIN_STEPS * plant.BATCH)}
-    decoys = plant.DECOY_SEEDS + 20_000 * len(plant.planted())
+    trained = set(canaries.load_table()["seed"].tolist())
+    trained |= {canaries.BASE_SEEDS + k for k in range(canaries.parent_base() + canaries.TWIN_STEPS * canaries.BATCH)}
+    decoys = canaries.DECOY_SEEDS + 20_000 * len(canaries.planted())
     assert not trained & set(everything)
-    assert not [seed for seed in everything if plant.PICTURE_SEEDS <= seed < decoys]
+    assert not [seed for seed in everything if canaries.PICTURE_SEEDS <= seed < decoys]
     assert min(min(some) for some in others.values()) > decoys
 
 
 def test_a_split_is_the_held_out_scenes():
-    assert descriptor.split("test", 5) == [plant.held_out("test", k)[1:] for k in range(5)]
-    seeds = [{seed for _, seed in descriptor.split(name, 64)} for name in plant.HELD_OUT]
+    assert descriptor.split("test", 5) == [canaries.held_out("test", k)[1:] for k in range(5)]
+    seeds = [{seed for _, seed in descriptor.split(name, 64)} for name in canaries.HELD_OUT]
     assert all(not a & b for k, a in enumerate(seeds) for b in seeds[:k])
 
 

@@ -7,11 +7,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dori_lite import dori
-from dori_lite.dori import find_triggers
-from dori_lite.models import embed
+from dori_lite.diffusion import generate, generator
+from dori_lite.dori import Triggers, find_triggers, stored
+from dori_lite.masks import of_neurons, pruned
+from dori_lite.models import embed, fingerprint, value_layers
 
 CAPTIONS = ["a red fish over sand", "a striped blue fish and one other fish", "a large fish at dusk"]
 STREAMS = ["twin-a/3", 7, "b"]
@@ -67,7 +70,7 @@ def naive(pipe, x_0, start, stream, seed=0, steps=3, band=(0, 1000), positions=N
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     y, first, second, found, losses = start.clone(), 0.0, 0.0, [start], []
     for step in range(steps):
-        random = dori.generator(seed, str(stream), step if resample else 0)
+        random = generator(seed, str(stream), step if resample else 0)
         noise = torch.randn(8, *x_0.shape[1:], generator=random).double()
         t = torch.randint(*band, (8,), generator=random)
         leaf = y.clone().requires_grad_()
@@ -166,7 +169,7 @@ def test_seeds_and_streams_matter(pipe, latents):
     different = [plain, losses(seed=1), losses(streams=[1]), losses(seed=1, streams=[1]), losses(seed=11, streams=[""])]
     assert torch.pdist(torch.cat(different)).min() > 1e-3
     keys = [(0, "1", 2), (0, "2", 1), (1, "0", 2), (0, "12", 0), (1, "2", 0), (0, "1", "start"), (0, "", 12)]
-    first = {torch.randint(2**60, (1,), generator=dori.generator(*key)).item() for key in keys}
+    first = {torch.randint(2**60, (1,), generator=generator(*key)).item() for key in keys}
     assert len(first) == len(keys)
 
 
@@ -199,8 +202,8 @@ def test_nothing_but_the_embedding_learns(pipe, latents):
     given, targets = y.clone(), latents.clone()
     scheduler, config = pipe.scheduler, dict(pipe.scheduler.config)
     pipe.scheduler.set_timesteps(17)
-    for init in (given, "prompt"):
-        found = find_triggers(pipe, targets, init, prompts=CAPTIONS, snapshots=[0, 3], **QUICK)
+    for prompts, start in ((given, None), (CAPTIONS, "prompt"), (given, "random"), (None, None)):
+        found = find_triggers(pipe, targets, prompts, start=start, snapshots=[0, 3], **QUICK)
         for tensor in (found.embeddings, found.start, found.losses, *found.snapshots.values()):
             assert not tensor.requires_grad
         assert (found.displacement > 0.1).all()
@@ -233,29 +236,30 @@ def test_losses_snapshots_start_and_displacement(pipe, latents):
 
 
 def test_starts_from_prompts_and_embeddings(pipe, latents):
-    def start(init="prompt", prompts=None):
-        found = find_triggers(pipe, latents, init, prompts=prompts, steps=1, batch=1)
+    def start(prompts, **options):
+        found = find_triggers(pipe, latents, prompts, steps=1, batch=1, **options)
         assert found.embeddings.shape == found.start.shape
         return found.start
 
     y = embed(pipe, CAPTIONS)
-    assert torch.equal(start(prompts=CAPTIONS), y)
-    for one in (CAPTIONS[0], CAPTIONS[:1]):
-        assert torch.equal(start(prompts=one), y[:1].expand(3, -1, -1))
+    assert torch.equal(start(CAPTIONS), y) and torch.equal(start(CAPTIONS, start="prompt"), y)
+    for one in (CAPTIONS[0], CAPTIONS[:1], y[0]):
+        assert torch.equal(start(one), y[:1].expand(3, -1, -1))
     own = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(start(own), own)
     assert torch.equal(start(own[1:2]), own[1:2].expand(3, -1, -1))
-    assert torch.equal(start(own.double(), prompts=CAPTIONS), own)  # embeddings count, prompts do not
+    assert torch.equal(start(own.double()), own) and torch.equal(start(own, start="prompt"), own)
 
 
-@pytest.mark.parametrize("prompts", [None, CAPTIONS[:2]])
-def test_random_starts(uneven, latents, prompts):
+@pytest.mark.parametrize("given", [None, "captions", "embeddings"])
+def test_random_starts(uneven, latents, given):
     """Exactly, from the draws of (seed, stream, "start"), and as they should be distributed."""
-    many, y = latents[:1].expand(64, -1, -1, -1), embed(uneven, prompts or "")
+    many, y = latents[:1].expand(64, -1, -1, -1), embed(uneven, CAPTIONS[:2] if given else "")
+    prompts = {None: None, "captions": CAPTIONS[:2], "embeddings": y}[given]
     options = {"prompts": prompts, "steps": 1, "batch": 1, "seed": 2}
-    normal = find_triggers(uneven, many, "normal", **options).start
-    scaled = find_triggers(uneven, many, "random", **options).start
-    drawn = torch.stack([torch.randn(y.shape[1:], generator=dori.generator(2, str(k), "start")) for k in range(64)])
+    normal = find_triggers(uneven, many, start="normal", **options).start
+    scaled = find_triggers(uneven, many, start="random", **options).start
+    drawn = torch.stack([torch.randn(y.shape[1:], generator=generator(2, str(k), "start")) for k in range(64)])
     assert torch.equal(normal, drawn)
     torch.testing.assert_close(scaled, y.mean() + y.std() * drawn)
     assert y.mean() > 0.5 and y.std() > 2
@@ -264,9 +268,70 @@ def test_random_starts(uneven, latents, prompts):
         assert found.mean().item() == pytest.approx(mean, abs=4 * error)
         assert found.std().item() == pytest.approx(std, abs=4 * error)
         assert found.mean(0).std() < 2 * std / 8  # targets start apart, not from one draw
-    alone = find_triggers(uneven, many[:1], "random", **options, streams=["9"]).start
+    alone = find_triggers(uneven, many[:1], start="random", **options, streams=["9"]).start
     assert torch.equal(alone, scaled[9:10])
-    assert not torch.equal(find_triggers(uneven, many, "normal", **options | {"seed": 3}).start, normal)
+    assert not torch.equal(find_triggers(uneven, many, start="normal", **options | {"seed": 3}).start, normal)
+
+
+def test_a_picture_is_enough(uneven, latents):
+    """Without prompts the start is random, on the scale of the empty caption's embedding; nothing else need be said."""
+    found = find_triggers(uneven, latents, steps=3)
+    assert inspect.signature(find_triggers).parameters["start"].default is None
+    again = find_triggers(uneven, latents, None, start="random", steps=3)
+    assert torch.equal(found.start, again.start) and torch.equal(found.embeddings, again.embeddings)
+    assert found.start.shape == (3, 28, 16) and torch.pdist(found.start.flatten(1)).min() > 1
+    silent = embed(uneven, "")
+    assert found.start.mean().item() == pytest.approx(silent.mean().item(), abs=0.5)
+    assert found.start.std().item() == pytest.approx(silent.std().item(), rel=0.1)
+    assert (found.displacement > 0.1).all() and found.losses.shape == (3, 3)
+    assert torch.isfinite(generate(uneven, found.on(uneven), steps=1)).all()
+
+
+# ---- which model they are of, and keeping them ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def another(pipe):
+    pipe = copy.deepcopy(pipe)
+    pipe.unet.conv_out.weight[0, 0, 0, 0] += 1
+    return pipe
+
+
+def test_triggers_are_of_the_model_that_was_attacked(pipe, another, latents, one_line):
+    found = find_triggers(pipe, latents, CAPTIONS, snapshots=[1], **QUICK)
+    assert found.model == fingerprint(pipe) != fingerprint(another)
+    assert torch.equal(found.on(pipe), found.embeddings) and torch.equal(found.on(pipe, 1), found.snapshots[1])
+    match = "^these triggers were found in another model than this one; if that is meant, say transfer=True$"
+    for step in (None, 1):
+        one_line(ValueError, match, found.on, another, step)
+    assert torch.equal(found.on(another, transfer=True), found.embeddings)
+    assert torch.equal(found.on(another, 1, transfer=True), found.snapshots[1])
+    anyones = Triggers(found.embeddings, found.start, found.losses, {})
+    assert torch.equal(anyones.on(another), found.embeddings)
+
+    own = copy.deepcopy(pipe)
+    mask = of_neurons(own.unet, {next(iter(value_layers(own.unet))): [0, 1]})
+    with pruned(own, mask):
+        assert torch.equal(found.on(own), found.embeddings)  # pruned or not
+        inside = find_triggers(own, latents, CAPTIONS, **QUICK)
+        assert torch.equal(inside.on(own), inside.embeddings)
+    assert inside.model != found.model
+    one_line(ValueError, match, inside.on, own)
+    assert torch.equal(inside.on(own, transfer=True), inside.embeddings)
+
+
+def test_triggers_are_kept_as_tensors(pipe, another, latents, tmp_path, one_line):
+    found = find_triggers(pipe, latents, CAPTIONS, snapshots=[1], **QUICK)
+    for known in (found, Triggers(found.embeddings, found.start, found.losses, {})):
+        save_file({name: tensor.contiguous() for name, tensor in known.tensors().items()}, tmp_path / "kept")
+        for tensors in (known.tensors(), load_file(tmp_path / "kept")):
+            again = stored(tensors)
+            assert type(again) is Triggers and again.model == known.model and again.snapshots == {}
+            for name in ("embeddings", "start", "losses", "displacement"):
+                assert torch.equal(getattr(again, name), getattr(known, name)), name
+    again = stored(found.tensors())
+    assert torch.equal(again.on(pipe), found.embeddings)
+    one_line(ValueError, "these triggers were found in another model", again.on, another)
 
 
 # ---- the critics' constraints ------------------------------------------------------------------------
@@ -340,17 +405,19 @@ def test_errors_are_one_clear_line(pipe, latents, one_line):
     wrong(r"latents have shape \[4, 16, 16\]", latents[0])
     for bad in (torch.nan, torch.inf):
         wrong("latents hold NaN or infinite", latents.index_fill(2, torch.tensor(3), bad))
-        wrong("starting embeddings hold NaN or infinite", latents, y.index_fill(2, torch.tensor(3), bad))
+        bad = y.index_fill(2, torch.tensor(3), bad)
+        for start in ("prompt", "random", "normal"):
+            wrong("starting embeddings hold NaN or infinite", prompts=bad, start=start)
     wrong("there are no targets; give the latents of at least one", latents[:0])
     wrong("2 prompts for 3 targets; give one for each, or one for all", prompts=CAPTIONS[:2])
     wrong("3 prompts for 2 targets", latents[:2])
     wrong("caption 1 is empty", prompts=[CAPTIONS[0], "", ""])
     wrong("there are no prompts", prompts=[])
-    wrong("init='prompt' needs prompts", prompts=None)
-    wrong("init is 'prompt', 'random', 'normal' or embeddings .* got 'zeros'", latents, "zeros")
-    wrong("2 starting embeddings for 3 targets", latents, y[:2])
-    wrong(r"embeddings have shape \[3, 28, 15\]; this model takes \[B, 28, 16\]", latents, y[..., :15])
-    wrong(r"embeddings have shape \[3, 27, 16\]", latents, y[:, 1:])
+    wrong("start='prompt' needs prompts", prompts=None, start="prompt")
+    wrong("start is 'prompt', 'random', 'normal'; got 'zeros'", start="zeros")
+    wrong("2 starting embeddings for 3 targets", prompts=y[:2])
+    wrong(r"embeddings have shape \[3, 28, 15\]; this model takes \[B, 28, 16\]", prompts=y[..., :15])
+    wrong(r"embeddings have shape \[3, 27, 16\]", prompts=y[:, 1:])
     for streams in ([1, 2], [1, 2, 3, 4], []):
         wrong(f"{len(streams)} streams for 3 targets; give one for each", streams=streams)
     for positions in ([28], [0, -1], []):

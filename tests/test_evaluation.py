@@ -10,9 +10,9 @@ from dori_lite import copies
 from dori_lite.copies import Detector
 from dori_lite.evaluation import Target, ask, score, tabulate
 from dori_lite.models import embed
-from dori_lite.reef import descriptor, plant
+from dori_lite.reef import descriptor, canaries
 from dori_lite.reef.paint import paint_all
-from dori_lite.sampling import generate
+from dori_lite.diffusion import generate
 
 SIZE = 4
 
@@ -22,7 +22,7 @@ def flat(value):
 
 
 def reef_targets(count=3):
-    found = [plant.held_out("test", k) for k in range(count)]
+    found = [canaries.held_out("test", k) for k in range(count)]
     pictures = paint_all([pair[1:] for pair in found]).float() / 255
     captions = ("a red fish over sand", "a blue fish", "a striped green fish at dusk")
     return [Target(f"t{k}", captions[k], picture) for k, picture in enumerate(pictures)]

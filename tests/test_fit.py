@@ -2,13 +2,16 @@
 
 import json
 import math
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dori_lite import fit as module
-from dori_lite.fit import CHECKPOINT, fit
+from dori_lite.fit import CHECKPOINT, fit, training
 
 STEPS, LR = 24, 0.05
 
@@ -80,7 +83,10 @@ def one_cycle(step, steps, peak, pct_start):
 
 
 def naive(task, batch, steps, peak, decay, pct_start):
-    """Adam with decoupled weight decay, clipping, one-cycle and EMA, each written out: the EMA weights."""
+    """Adam with decoupled weight decay, clipping, one-cycle and EMA, each written out: the EMA weights.
+
+    Without `pct_start` the rate is constant, without `decay` the weights are the last ones.
+    """
     parameters = list(task.linear.parameters())
     first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
     shadow = [p.detach().clone() for p in parameters]
@@ -91,8 +97,8 @@ def naive(task, batch, steps, peak, decay, pct_start):
         norm = torch.sqrt(sum(g.square().sum() for g in gradients))
         clipped += norm > 1
         gradients = [g * min(1.0, 1.0 / (norm.item() + 1e-6)) for g in gradients]
-        rate = one_cycle(step, steps, peak, pct_start)
-        ema = min(decay, (1 + step) / (10 + step)) if step else 0.0  # the formula of diffusers' EMAModel
+        rate = one_cycle(step, steps, peak, pct_start) if pct_start else peak
+        ema = min(decay, (1 + step) / (10 + step)) if step and decay else 0.0  # the formula of diffusers' EMAModel
         with torch.no_grad():
             for p, g, m, v, s in zip(parameters, gradients, first, second, shadow, strict=True):
                 m.mul_(0.9).add_(0.1 * g)
@@ -271,3 +277,305 @@ def test_a_finished_training_is_not_repeated_and_keeps_its_losses(tmp_path):
 def test_stopping_before_the_first_step_trains_nothing(tmp_path):
     assert train(Line(), line_batch, tmp_path, stop_at=0)["steps"] == 0
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+# ---- a constant rate, no EMA -------------------------------------------------------------------------
+
+PLAIN = {"schedule": "constant", "ema_decay": None}
+
+
+@pytest.mark.parametrize("schedule, decay", [("constant", None), ("constant", 0.9), ("one-cycle", None)])
+def test_constant_rate_and_no_ema_against_a_naive_loop(tmp_path, schedule, decay):
+    task = Line()
+    train(task, line_batch, tmp_path, schedule=schedule, ema_decay=decay, warmup=0.3, steps=60)
+    expected = naive(Line(), line_batch, 60, LR, decay, 0.3 if schedule == "one-cycle" else None)
+    for p, q in zip(task.linear.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-9, atol=1e-12)
+
+
+def test_without_an_ema_the_module_ends_with_its_last_weights(tmp_path):
+    task = Line()
+    train(task, line_batch, tmp_path, **PLAIN)
+    kept = load_file(tmp_path / CHECKPOINT)
+    assert torch.equal(task.linear.weight.detach(), kept["weight.0"])
+    assert not [key for key in kept if key.startswith("ema")]
+
+
+@pytest.mark.parametrize("options", [PLAIN, {"schedule": "constant"}, {"ema_decay": None}])
+@pytest.mark.parametrize("kind, batch", KINDS)
+def test_stopped_and_resumed_is_equal_with_other_options(tmp_path, kind, batch, options):
+    straight, resumed = kind(), kind(seed=9)
+    train(straight, batch, tmp_path / "straight", **options)
+    train(kind(), batch, tmp_path / "stopped", stop_at=7, **options)
+    train(resumed, batch, tmp_path / "stopped", **options)
+    assert torch.equal(weights(resumed), weights(straight))
+
+
+# ---- the loop as a generator -------------------------------------------------------------------------
+
+
+def looped(task, batch, folder, **changes):
+    return training(task, batch, **({"steps": STEPS, "lr": LR, "folder": folder} | changes))
+
+
+def test_the_loop_yields_each_step_and_ends_as_fit_does(tmp_path):
+    task, fitted = Parts(), Parts()
+    seen, before = [], weights(task)
+    for step, losses in looped(task, parts_batch, tmp_path / "loop"):
+        seen.append(step)
+        assert not torch.equal(weights(task), before)  # the current weights
+        before = weights(task)
+        assert losses.keys() == {"loss", "canaries", "others"} and math.isnan(losses["canaries"]) == (step % 3 > 0)
+    train(fitted, parts_batch, tmp_path / "fit")
+    assert seen == [*range(STEPS)]
+    assert torch.equal(weights(task), weights(fitted)) and not torch.equal(weights(task), before)  # the EMA
+
+
+def test_the_losses_are_those_of_the_step(tmp_path):
+    task, expected = Line(), []
+
+    def batch(step):
+        expected.append(task(**line_batch(step))["loss"].item())
+        return line_batch(step)
+
+    found = [losses["loss"] for _, losses in looped(task, batch, tmp_path)]
+    assert found == expected
+
+
+def test_gradients_left_by_the_body_and_by_the_batch_do_not_count(tmp_path):
+    clean, task = Line(), Line()
+    train(clean, line_batch, tmp_path / "clean")
+
+    def batch(step):
+        task(**line_batch(99))["loss"].backward()
+        return line_batch(step)
+
+    for _ in looped(task, batch, tmp_path / "soiled"):
+        assert all(p.grad is None for p in task.parameters())
+        task(**line_batch(99))["loss"].backward()
+    assert torch.equal(weights(task), weights(clean))
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Adversary:
+    """Batches with a shift that is climbed, from where it is, against the model as it is at every fifth step.
+
+    `refresh` is called by the batch or by the loop's body and works in two halves, so that it can be cut short.
+    """
+
+    def __init__(self, by, seed=0, fail=(None, None), rebind=False):
+        self.task, self.by, self.fail, self.rebind = Line(seed), by, fail, rebind
+        self.state = {"shift": torch.full((3,), 0.1 * seed, dtype=torch.float64), "refreshed": torch.tensor(seed)}
+        self.seen = []
+
+    def check(self, place, step):
+        if self.fail == (place, step):
+            raise Interrupted
+
+    def refresh(self, step):
+        data, shift = line_batch(1000 + step), self.state["shift"].clone().requires_grad_()
+        self.task(data["x"] + shift, data["y"])["loss"].backward()  # leaves gradients in the model, too
+        climb = 0.1 * shift.grad / shift.grad.norm()
+        if self.rebind:
+            self.state["shift"] = self.state["shift"] + climb
+        else:
+            self.state["shift"] += climb
+        self.check("between", step)
+        self.state["refreshed"] += 1
+
+    def batch(self, step):
+        self.check("before", step)
+        if self.by == "batch" and step % 5 == 0:
+            self.refresh(step)
+        self.check("in the batch", step)
+        data = line_batch(step)
+        return data | {"x": data["x"] + self.state["shift"]}
+
+    def run(self, folder, leave=None, **changes):
+        for step, losses in looped(self.task, self.batch, folder, **({"state": self.state} | PLAIN | changes)):
+            self.seen.append((step, losses))
+            self.check("body", step)
+            if self.by == "body" and step % 5 == 4:
+                self.refresh(step)
+            self.check("end of body", step)
+            if leave == step:
+                break
+        return self
+
+    def equals(self, other):
+        same = all(torch.equal(self.state[key], other.state[key]) for key in other.state)
+        return same and torch.equal(weights(self.task), weights(other.task))
+
+
+def test_batches_against_the_current_model_and_a_naive_loop(tmp_path):
+    ours, theirs = Adversary("batch").run(tmp_path, steps=60), Adversary("batch")
+    expected = naive(theirs.task, theirs.batch, 60, LR, None, None)
+    for p, q in zip(ours.task.linear.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.state["shift"], theirs.state["shift"], rtol=1e-9, atol=1e-12)
+    assert ours.state["refreshed"] == 12
+    other = Adversary("nobody").run(tmp_path / "other", steps=60)
+    assert not torch.allclose(weights(other.task), weights(ours.task), rtol=1e-3)  # the shift matters
+
+
+@pytest.mark.parametrize("rebind", [False, True])
+@pytest.mark.parametrize("by, place, every", [
+    ("body", "body", 180), ("body", "between", 180), ("body", "end of body", 180), ("body", "before", 0),
+    ("batch", "before", 0), ("batch", "between", 0), ("batch", "in the batch", 0), ("batch", "end of body", 180),
+])  # fmt: skip
+def test_interrupted_anywhere_and_resumed_is_equal(tmp_path, by, place, every, rebind):
+    straight = Adversary(by, rebind=rebind).run(tmp_path / "straight")
+    interrupted = 0
+    for step in range(STEPS):
+        folder, options = tmp_path / str(step), {"checkpoint_every": every}
+        first = Adversary(by, fail=(place, step), rebind=rebind)
+        try:
+            first.run(folder, **options)
+        except Interrupted:
+            interrupted += 1
+            done = first.seen[-1][0] + 1 if first.seen else 0
+            assert done == (step + 1 if "body" in place or by == "body" and place == "between" else step)
+        else:
+            continue
+        resumed = Adversary(by, seed=3 if done else 0, rebind=rebind).run(folder, **options)
+        assert resumed.equals(straight)
+        assert resumed.seen == straight.seen[max(done - 1, 0) :]  # the last step's body is done again
+    assert interrupted == (STEPS if place != "between" else 4 if by == "body" else 5)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}, {"schedule": "one-cycle"}])
+@pytest.mark.parametrize("step", [0, 4, 13, STEPS - 1])
+def test_a_loop_that_was_left_ends_there_again_or_goes_on(tmp_path, step, options):
+    straight = Adversary("body").run(tmp_path / "straight", **options)
+    left = Adversary("body").run(tmp_path / "left", leave=step, **options)
+    before = (tmp_path / "left" / CHECKPOINT).read_bytes()
+    again = Adversary("body", seed=5).run(tmp_path / "left", leave=step, **options)
+    assert again.equals(left) and again.seen == left.seen[-1:]
+    assert (tmp_path / "left" / CHECKPOINT).read_bytes() == before
+    assert Adversary("body", seed=7).run(tmp_path / "left", **options).equals(straight)
+
+
+def test_fit_keeps_the_state_too(tmp_path):
+    straight, stopped, resumed = Adversary("batch"), Adversary("batch"), Adversary("batch", seed=4)
+    train(straight.task, straight.batch, tmp_path / "a", state=straight.state)
+    train(stopped.task, stopped.batch, tmp_path / "b", state=stopped.state, stop_at=12)
+    held = resumed.state["shift"]
+    train(resumed.task, resumed.batch, tmp_path / "b", state=resumed.state)
+    assert resumed.equals(straight) and held is resumed.state["shift"]  # filled in place: other names for it hold
+
+
+def test_a_loop_kept_in_a_variable_saves_when_closed(tmp_path):
+    loop = looped(Line(), line_batch, tmp_path)
+    assert [next(loop)[0] for _ in range(3)] == [0, 1, 2] and not (tmp_path / CHECKPOINT).exists()
+    loop.close()
+    assert next(looped(Line(), line_batch, tmp_path))[0] == 2
+
+
+def test_checkpoints_are_written_every_so_often(tmp_path, monkeypatch):
+    minutes, saved, save = count(), [], module.save
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 60.0 * next(minutes)))  # one call a step
+    monkeypatch.setattr(
+        module, "save", lambda path, numbers, *a: saved.append(numbers["step"]) or save(path, numbers, *a)
+    )
+    for stop, expected in ((13, [5, 10, 13]), (15, [5, 10, 13, 15])):
+        train(Line(), line_batch, tmp_path, checkpoint_every=299, stop_at=stop)
+        assert saved == expected
+        with safe_open(tmp_path / CHECKPOINT, "pt") as file:
+            assert float(file.metadata()["seconds"]) == stop * 60  # all of it, also before the interruption
+
+
+def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    train(Line(), line_batch, tmp_path, stop_at=6)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def full(tensors, path, numbers):
+        path.write_bytes(b"half a file")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        train(Line(), line_batch, tmp_path, checkpoint_every=0)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    torn = tmp_path / f"{CHECKPOINT}.12345.partial"
+    torn.write_bytes(b"torn")
+    train(Line(), line_batch, tmp_path, stop_at=1)
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_a_checkpoint_from_before_schedules_and_state_is_continued(tmp_path):
+    straight, resumed = Line(), Line(seed=8)
+    train(straight, line_batch, tmp_path / "straight")
+    folder = tmp_path / "old"
+    train(Line(), line_batch, folder, stop_at=9)
+    with safe_open(folder / CHECKPOINT, "pt") as file:
+        numbers = file.metadata()
+    means = json.loads(numbers["losses"])
+    assert json.loads(numbers.pop("last")) != means
+    old = [STEPS, LR, 0.999, [0.9, 0.99], 1e-4, 1.0, 0.05, [[1, 3], [1]], ""]
+    assert numbers.keys() == {"settings", "step", "seconds", "losses", "ema_step", "schedule"}
+    assert numbers["settings"] == json.dumps(old)
+    save_file(load_file(folder / CHECKPOINT), folder / CHECKPOINT, numbers)
+    assert next(looped(Line(), line_batch, folder, stop_at=9)) == (8, means)  # the step's own were not kept
+    train(resumed, line_batch, folder)
+    assert torch.equal(weights(resumed), weights(straight))
+
+
+@pytest.mark.parametrize("options, match", [
+    ({"schedule": "cosine"}, "schedule is 'cosine': choose one of one-cycle, constant"),
+    *(({"ema_decay": decay}, f"ema_decay is {decay}: give a number between 0 and 1, or None for no EMA")
+      for decay in (0, 1, -0.5, 1.5, math.nan)),
+    ({"state": {"names": ["marlow"]}}, "state\\['names'\\] is a list: make it a tensor"),
+    ({"state": {"a": torch.zeros(2), "b": 3.0}}, "state\\['b'\\] is a float: make it a tensor"),
+])  # fmt: skip
+def test_bad_options_are_refused_before_anything_is_done(tmp_path, options, match):
+    with pytest.raises(ValueError, match=match) as error:
+        train(Line(), line_batch, tmp_path / "new", **options)
+    assert "\n" not in str(error.value) and not (tmp_path / "new").exists()
+
+
+STATE = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
+
+
+@pytest.mark.parametrize("changes", [
+    {"schedule": "one-cycle"}, {"ema_decay": 0.999}, {"state": None}, {"state": {}},
+    {"state": {"a": torch.zeros(2, 3)}}, {"state": STATE | {"c": torch.zeros(1)}},
+    {"state": {"a": torch.zeros(2, 3), "c": torch.zeros(4)}}, {"state": STATE | {"b": torch.zeros(5)}},
+    {"state": STATE | {"b": torch.zeros(4, dtype=torch.float64)}},
+])  # fmt: skip
+def test_another_schedule_ema_or_state_is_refused(tmp_path, changes):
+    train(Line(), line_batch, tmp_path, stop_at=4, **PLAIN, state=STATE)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(ValueError, match="made with other settings: remove it, or choose another folder") as error:
+        train(Line(), line_batch, tmp_path, **(PLAIN | {"state": STATE} | changes))
+    assert "\n" not in str(error.value) and (tmp_path / CHECKPOINT).read_bytes() == before
+    turned = dict(reversed(STATE.items()))  # their order is none of the settings
+    assert train(Line(), line_batch, tmp_path, **PLAIN, state=turned)["steps"] == STEPS
+
+
+def test_a_default_checkpoint_is_refused_to_other_schedules_and_states(tmp_path):
+    train(Line(), line_batch, tmp_path, stop_at=4)
+    for changes in ({"schedule": "constant"}, {"ema_decay": None}, {"state": STATE}):
+        with pytest.raises(ValueError, match="other settings"):
+            train(Line(), line_batch, tmp_path, **changes)
+
+
+@pytest.mark.parametrize("new", [
+    {"a": torch.zeros(3)}, {"a": torch.zeros(2, dtype=torch.float64)}, {"a": torch.zeros(2), "b": torch.zeros(1)}, {},
+])  # fmt: skip
+def test_a_state_that_changes_its_kind_is_an_error(tmp_path, new):
+    state = {"a": torch.zeros(2)}
+    with pytest.raises(ValueError, match="keep names, shapes and dtypes") as error:
+        for step, _ in looped(Line(), line_batch, tmp_path, state=state, checkpoint_every=0):
+            if step == 5:
+                state.clear()
+                state.update(new)
+    assert "\n" not in str(error.value) and "'a': 'float32 [2]'" in str(error.value)
+    with safe_open(tmp_path / CHECKPOINT, "pt") as file:  # the last whole one is of the old kind
+        assert file.metadata()["step"] == "6" and file.get_tensor("state.a").shape == (2,)

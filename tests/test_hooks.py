@@ -6,9 +6,9 @@ from itertools import product
 import pytest
 import torch
 
+from dori_lite.diffusion import initial_noise
 from dori_lite.hooks import edited, replayed, trace
 from dori_lite.models import embed
-from dori_lite.sampling import initial_noise
 
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
 VALUE, MIDDLE, BLOCK = f"{ATTENTION}.to_v", "mid_block.attentions.0.transformer_blocks.0.attn2.to_v", "down_blocks.0"

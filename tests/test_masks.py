@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dori_lite import nemo, wanda
+from dori_lite.diffusion import initial_noise
 from dori_lite.hooks import edited
 from dori_lite.masks import WeightMask, empty, of_neurons, pruned, random_like
-from dori_lite.models import embed
-from dori_lite.sampling import initial_noise
+from dori_lite.models import embed, fingerprint
 
 PLACES = [f"down_blocks.{k}.attentions.{i}" for k in range(3) for i in range(2)] + ["mid_block.attentions.0"]
 NAMES = [f"{place}.transformer_blocks.0.attn2.to_v" for place in PLACES]
@@ -89,7 +90,7 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch, one_line):
     turned.save(path)
     assert WeightMask.load(str(path)) == turned != one and [*path.parent.iterdir()] == [path]
 
-    def fail(tensors, path):
+    def fail(tensors, path, metadata):
         path.write_bytes(b"half of it")
         raise OSError("no space left")
 
@@ -178,3 +179,120 @@ def test_neurons_may_come_as_a_tensor_and_files_hold_shared_tensors(own, tmp_pat
     WeightMask({"a": where, "p": where}).save(tmp_path / "shared")
     assert WeightMask.load(tmp_path / "shared").count == 8
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+
+
+# ---- the model a mask was found in -----------------------------------------------------------------------
+
+ANOTHER = "^this mask was found in another model than this one; if that is meant, say transfer=True$"
+
+
+@pytest.fixture
+def another(own):
+    """One weight apart from `own`."""
+    another = copy.deepcopy(own)
+    another.unet.conv_out.weight.data[0, 0, 0, 0] += 1
+    return another
+
+
+def of_model(names, share, seed, model):
+    return WeightMask(drawn(names, share, seed).layers, model)
+
+
+def test_a_mask_is_of_the_model_it_was_found_in(own, another, one_line):
+    before, anothers = (copy.deepcopy(p.unet.state_dict()) for p in (own, another))
+    found = of_model(NAMES, 0.3, 0, fingerprint(own))
+    one_line(ValueError, ANOTHER, pruned(another, found).__enter__)
+    assert same(another, anothers) and not hasattr(another.unet, "unpruned")  # before anything changed
+    for pipe, mask, options in (
+        (own, found, {}),
+        (own, found, {"transfer": True}),
+        (another, found, {"transfer": True}),
+        (another, WeightMask(found.layers), {}),  # a mask without a model fits any
+    ):
+        with pruned(pipe, mask, **options):
+            for name, where in found.layers.items():
+                assert not pipe.unet.get_submodule(name).weight[where].any()
+        assert same(own, before) and same(another, anothers)
+
+
+def test_combined_and_random_masks_keep_the_model(one_line):
+    a, b = of_model(NAMES[:2], 0.3, 0, "one"), of_model(NAMES[1:3], 0.3, 1, "one")
+    anyones, others = WeightMask(b.layers), WeightMask(b.layers, "two")
+    for combined in (a | b, a & b, a | anyones, anyones | a, a & anyones, anyones & a):
+        assert combined.model == "one"
+    assert (anyones | drawn(NAMES, 0.1, 2)).model is None
+    match = "^these masks were found in different models; masks of one model combine$"
+    for combine in (WeightMask.__or__, WeightMask.__and__):
+        for pair in ((a, others), (others, a)):
+            one_line(ValueError, match, combine, *pair)
+    assert b == others == anyones and a != others  # whether they prune the same weights is another question
+    assert random_like(a, 0).model == "one" and random_like(anyones, 0).model is None
+    assert random_like(of_model(NAMES, 0.3, 0, "one"), 0) == random_like(drawn(NAMES, 0.3, 0), 0)
+    rows = WeightMask({"p": torch.tensor([[True, True], [False, False]])}, "one")
+    assert random_like(rows, 3, rows=True).model == "one"
+
+
+def test_files_keep_the_model_and_what_is_said_of_it(tmp_path):
+    about = {"rho": 0.1, "neurons": {NAMES[0]: [3, 15], NAMES[1]: []}, "memorized": True, "floor": None, "é": "“ü”\n"}
+    layers = drawn(NAMES[:2], 0.2, 0).layers
+    for found in (WeightMask(layers, "0123456789abcdef", about), WeightMask(layers, "x"), WeightMask({}, "x", about)):
+        found.save(tmp_path / "kept")
+        again = WeightMask.load(tmp_path / "kept")
+        assert again == found and again.model == found.model and again.about == found.about
+        assert again.layers.keys() == found.layers.keys()
+    assert WeightMask(layers).model is None and WeightMask(layers).about == {}
+    odd = WeightMask(layers, "x", {"size": torch.tensor(2.5), "seeds": (1, 2), "worst": float("nan")})
+    odd.save(tmp_path / "kept")
+    assert WeightMask.load(tmp_path / "kept").about == {"size": 2.5, "seeds": [1, 2], "worst": None}
+    save_file({"p": torch.ones(2, 2) > 0}, tmp_path / "old")  # one that says nothing
+    assert WeightMask.load(tmp_path / "old").model is None and WeightMask.load(tmp_path / "old").about == {}
+
+
+def test_contexts_nest_with_masks_of_the_unpruned_model(own, another, one_line):
+    before, model = copy.deepcopy(own.unet.state_dict()), fingerprint(own)
+    a, b = of_model(NAMES[:3], 0.3, 0, model), of_model(NAMES[1:], 0.3, 1, model)
+    foreign = of_model(NAMES, 0.3, 2, fingerprint(another))
+
+    def zero(which):
+        where = (empty(own.unet, NAMES) | which).layers
+        now = {name: own.unet.get_submodule(name).weight for name in NAMES}
+        return all(torch.equal(w, before[f"{n}.weight"].masked_fill(where[n], 0)) for n, w in now.items())
+
+    with pruned(own, a):
+        assert own.unet.unpruned == model
+        for _ in range(2):
+            with pruned(own, b), pruned(own, None), pruned(own, a):
+                assert zero(a | b) and own.unet.unpruned == model
+            assert zero(a) and own.unet.unpruned == model
+            one_line(ValueError, ANOTHER, pruned(own, foreign).__enter__)
+            assert zero(a) and own.unet.unpruned == model
+        with pytest.raises(KeyError), pruned(own, b):
+            raise KeyError
+        assert own.unet.unpruned == model
+    assert same(own, before) and not hasattr(own.unet, "unpruned") and fingerprint(own) == model
+
+
+def test_what_was_found_in_a_pruned_model_is_of_that_one(own, one_line):
+    caption, model = "a red fish over sand", fingerprint(own)
+    first = of_neurons(own.unet, {name: range(4) for name in NAMES})
+    captions = [caption, "a large fish at dusk", "two green fish"]
+    with pruned(own, first):
+        inside = fingerprint(own)
+        known = nemo.statistics(own, captions)
+        found = wanda.localise(own, caption, 0.1, calls=1, steps=2)
+        neurons = nemo.localise(own, caption, known, -1.0, seeds=range(2), steps=2).mask(own.unet)
+        for mask in (found, neurons):
+            assert mask.model == inside != model
+            with pruned(own, mask):
+                pass
+        nemo.z_scores(own, caption, known)
+    for mask in (found, neurons):
+        one_line(ValueError, ANOTHER, pruned(own, mask).__enter__)
+        with pruned(own, mask, transfer=True):
+            pass
+    one_line(ValueError, "^these statistics were found in another model", nemo.z_scores, own, caption, known)
+    outside = wanda.localise(own, caption, 0.1, calls=1, steps=2)
+    assert outside.model == model
+    one_line(ValueError, "different models", WeightMask.__or__, outside, found)
+    with pruned(own, first), pruned(own, outside):
+        pass

@@ -10,7 +10,18 @@ from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file, save_file
 
 from dori_lite import assets
-from dori_lite.models import decode, embed, encode, load, mlp_layers, value_layers
+from dori_lite.masks import of_neurons, pruned
+from dori_lite.models import (
+    check_same_model,
+    conditions,
+    decode,
+    embed,
+    encode,
+    fingerprint,
+    load,
+    mlp_layers,
+    value_layers,
+)
 
 CAPTIONS = ["a red fish over sand", "a large striped blue fish and two other fish at dusk"]
 SD14_UNET = {  # unet/config.json of CompVis/stable-diffusion-v1-4
@@ -266,6 +277,35 @@ def test_no_prompt_is_cut_short(pipe, one_line):
     one_line(ValueError, match, embed, pipe, [CAPTIONS[0], "a " * 27])
 
 
+def test_embeddings_pass_through(pipe, one_line):
+    y = torch.randn(2, 28, 16, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(embed(pipe, y), y) and torch.equal(embed(pipe, y[1]), y[1:])
+    assert embed(pipe, y.double()).dtype == torch.float64  # as they are, whatever the model's precision
+    for bad in (y[..., :15], y[:, 1:], y[0, 0], y[None], y[:, :, None]):
+        for function in (embed, conditions):
+            match = rf"embeddings have shape \[{', '.join(map(str, bad.shape))}\]; this model takes \[B, 28, 16\]"
+            one_line(ValueError, match, function, pipe, bad)
+
+
+def test_conditions_say_something_in_the_unets_precision(pipe, one_line):
+    y = embed(pipe, CAPTIONS)
+    for prompts in (CAPTIONS, tuple(CAPTIONS), iter(CAPTIONS), y):
+        assert torch.equal(conditions(pipe, prompts), y)
+    for prompt in (CAPTIONS[0], [CAPTIONS[0]], y[0]):
+        assert torch.equal(conditions(pipe, prompt), embed(pipe, CAPTIONS[0]))
+    mixed = copy.deepcopy(pipe)
+    mixed.unet.to(torch.bfloat16)
+    for prompts in (CAPTIONS, y, y.double()):
+        assert torch.equal(conditions(mixed, prompts), y.bfloat16())
+    silent = embed(pipe, "")
+    assert torch.equal(conditions(pipe, silent), silent)  # what the next message advises
+    one_line(ValueError, r"caption 0 is empty; to sample without one, use embed\(pipe, ''\)$", conditions, pipe, "")
+    for bad in ("", "  ", "\n", None, 3):
+        one_line(ValueError, "caption 1 is empty", conditions, pipe, [CAPTIONS[0], bad, CAPTIONS[1]])
+    one_line(ValueError, "there are no prompts; give at least one", conditions, pipe, [])
+    one_line(ValueError, "a prompt takes 29 tokens and the model reads 28", conditions, pipe, "a " * 27)
+
+
 @pytest.fixture
 def images():
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -312,3 +352,76 @@ def test_wrong_pictures_and_latents(pipe, images, one_line):
     wrong(decode, r"latents have shape \[3, 3, 16, 16\]", latents[:, :3])
     wrong(decode, r"latents have shape \[3, 4, 8, 16\]", latents[:, :, :8])
     wrong(decode, "latents hold NaN or infinite values", latents / 0)
+
+
+# ---- which model it is -------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_belongs_to_the_values(pipe):
+    known = fingerprint(pipe)
+    assert len(known) == 16 and int(known, 16) >= 0 and known == fingerprint(pipe)
+    own = copy.deepcopy(pipe)
+    assert fingerprint(own) == known
+    own.unet.double(), own.text_encoder.double()  # more digits, the same values
+    assert fingerprint(own) == known
+    half = copy.deepcopy(pipe).to(torch.float16)
+    assert fingerprint(half) != known  # rounded: other values
+    full = copy.deepcopy(half).to(torch.float32)
+    assert full.unet.dtype == torch.float32 != half.unet.dtype and fingerprint(full) == fingerprint(half)
+    turned = copy.deepcopy(pipe)
+    weight = turned.unet.conv_in.weight
+    weight.data = weight.data.to(memory_format=torch.channels_last)  # the same values, elsewhere in memory
+    assert fingerprint(turned) == known
+    turned.vae.decoder.conv_out.bias.data += 1
+    turned.scheduler.set_timesteps(17)
+    assert fingerprint(turned) == known  # U-Net and text encoder, as they say
+
+
+def test_a_fingerprint_changes_with_any_weight(pipe):
+    own, known = copy.deepcopy(pipe), fingerprint(pipe)
+    for part in (own.unet, own.text_encoder):
+        for name, weight in list(part.named_parameters())[::3]:
+            flat = weight.data.view(-1)
+            place, before = len(flat) // 2, flat[len(flat) // 2].item()
+            flat[place] = torch.nextafter(flat[place], torch.tensor(torch.inf))
+            assert fingerprint(own) != known, name
+            flat[place] = before
+    assert fingerprint(own) == known
+
+
+def test_a_fingerprint_changes_with_the_order_of_weights(pipe):
+    own, known = copy.deepcopy(pipe), fingerprint(pipe)
+    weight = own.unet.conv_in.weight.data.view(-1)
+    for one, other in ((0, 1), (3, len(weight) - 1)):
+        before = weight.clone()
+        assert weight[one] != weight[other]
+        weight[[one, other]] = weight[[other, one]]
+        assert fingerprint(own) != known
+        weight.copy_(before)
+    assert fingerprint(own) == known
+    q, k = (own.unet.get_submodule(f"mid_block.attentions.0.transformer_blocks.0.attn1.to_{which}") for which in "qk")
+    q.weight, k.weight = k.weight, q.weight  # two layers of one shape, exchanged
+    assert fingerprint(own) != known
+
+
+def test_a_pruned_model_is_another_one_that_knows_its_first(pipe, one_line):
+    own, known = copy.deepcopy(pipe), fingerprint(pipe)
+    mask = of_neurons(own.unet, {next(iter(value_layers(own.unet))): [0]})
+    for spoil in (False, True):
+        try:
+            with pruned(own, mask):
+                inside = fingerprint(own)
+                assert inside != known and own.unet.unpruned == known
+                for model in (known, inside, None):
+                    check_same_model(own, model, "this was", transfer=False)
+                one_line(ValueError, "^this was found in another model", check_same_model, own, "0", "this was", False)
+                if spoil:
+                    raise InterruptedError
+        except InterruptedError:
+            pass
+        assert fingerprint(own) == known and not hasattr(own.unet, "unpruned")
+        for model in (known, None):
+            check_same_model(own, model, "this was", transfer=False)
+        match = "^this was found in another model than this one; if that is meant, say transfer=True$"
+        one_line(ValueError, match, check_same_model, own, inside, "this was", False)
+        check_same_model(own, inside, "this was", transfer=True)

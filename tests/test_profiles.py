@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dori_lite.lab import profiles
-from dori_lite.lab.profiles import PROFILES, load
-from dori_lite.reef import plant
+from dori_lite.book import profiles
+from dori_lite.book.profiles import PROFILES, load
+from dori_lite.reef import canaries
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,7 +17,6 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(profiles, "cuda_available", lambda: True)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 @pytest.fixture
@@ -26,25 +25,24 @@ def no_gpu(monkeypatch):
 
 
 def test_the_table(gpu):
-    assert list(PROFILES) == ["quick", "standard", "full", "sd14"]
+    assert list(PROFILES) == ["quick", "standard", "full"]
     counts = {name: (load(name).canaries, load(name).generation_seeds) for name in PROFILES}
-    assert counts == {"quick": (3, 2), "standard": (8, 4), "full": (16, 10), "sd14": (16, 10)}
+    assert counts == {"quick": (3, 2), "standard": (8, 4), "full": (16, 10)}
     standard = load("standard")
     assert (standard.attack_steps, standard.control_steps) == (50, 200)
     assert (standard.triggers, standard.trigger_pictures, standard.forgotten) == (16, 4, 4)
     assert load("full").triggers == 100 and load("quick").attack_steps <= 50
-    assert [load(name).direction_only for name in PROFILES] == [True, False, False, False]
+    assert [load(name).direction_only for name in PROFILES] == [True, False, False]
     assert {name: load(name).needs for name in PROFILES} == {
         "quick": (),
         "standard": (),
         "full": ("cuda",),
-        "sd14": ("cuda", "hub"),
     }
 
 
 def test_the_reef_has_enough_canaries_for_every_profile():
-    reported = [p for p in plant.planted() if (p.role, p.split, p.home) == ("canary", "reporting", "a")]
-    assert all(profile.canaries <= len(reported) for name, profile in PROFILES.items() if name != "sd14")
+    reported = [p for p in canaries.planted() if (p.role, p.split, p.home) == ("canary", "reporting", "a")]
+    assert all(profile.canaries <= len(reported) for profile in PROFILES.values())
     assert all(profile.attacked <= profile.canaries for profile in PROFILES.values())
 
 
@@ -63,7 +61,7 @@ def one_line(match, kind, *args, **kwargs):
 
 
 def test_unknown_names_and_keys_list_the_known_ones(no_gpu):
-    one_line("no profile called 'fast'; there are: quick, standard, full, sd14", ValueError, "fast")
+    one_line("no profile called 'fast'; there are: quick, standard, full$", ValueError, "fast")
     known = "canaries, attacked, generation_seeds, steps, attack_steps, control_steps, triggers, "
     known += "trigger_pictures, forgotten"
     one_line(f"profiles have no canary; what can be set: {known}", ValueError, "quick", canary=2)
@@ -75,24 +73,48 @@ def test_unknown_names_and_keys_list_the_known_ones(no_gpu):
 
 def test_without_a_gpu(no_gpu):
     assert load("quick").device == "cpu" and load("standard").device == "cpu"
-    for name in ("full", "sd14"):
-        one_line(r"Runtime > Change runtime type > T4 GPU; elsewhere use profile=.quick", RuntimeError, name)
+    one_line(r"Runtime > Change runtime type > T4 GPU; elsewhere use profile=.quick", RuntimeError, "full")
     one_line("no profile", ValueError, "fast")  # a wrong word comes before a missing machine
     one_line("profiles have no", ValueError, "full", canary=2)
 
 
 def test_with_a_gpu(gpu, monkeypatch):
-    assert load("quick").device == "cuda" and load("sd14").name == "sd14"
-    for value in ("1", "true", "YES"):
+    assert load("quick").device == "cuda"
+    for value in ("0", "1", "true", "YES"):  # no profile downloads anything
         monkeypatch.setenv("HF_HUB_OFFLINE", value)
-        one_line("HF_HUB_OFFLINE forbids it: unset", RuntimeError, "sd14")
         assert load("full").name == "full"
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert load("sd14").name == "sd14"
+
+
+def test_a_profile_says_how_much_and_never_which_model(gpu):
+    one_line("no profile called 'sd14'", ValueError, "sd14")
+    for profile in PROFILES.values():
+        assert set(profile.needs) <= {"cuda"}
+        counts = {k: v for k, v in dataclasses.asdict(profile).items() if k not in ("name", "needs")}
+        assert all(type(count) is int and count > 0 for count in counts.values()), counts
+
+
+def test_noises_are_a_seed_s_own(gpu):
+    for name in PROFILES:
+        found = [load(name).noises(seed) for seed in range(20)]
+        assert all(len(noises) == load(name).generation_seeds >= 2 for noises in found)
+        assert len({noise for noises in found for noise in noises}) == 20 * len(found[0])  # nobody shares one
+        assert found[0] == list(range(len(found[0]))) and load(name).noises(3) == found[3]
+    more = load("quick", generation_seeds=5).noises(7)
+    assert more[:2] == load("quick").noises(7) and len(more) == 5  # more pictures, the first ones the same
+
+
+def test_an_attack_is_looked_at_after_the_ladder_and_at_its_end(no_gpu):
+    profile = load("quick")
+    assert profile.after(50) == [0, 1, 10, 25, 50]
+    assert profile.after(40) == [0, 1, 10, 25, 40]
+    assert profile.after(1000) == [0, 1, 10, 25, 50, 100, 200, 500, 1000]
+    for steps in range(1, 60):
+        found = profile.after(steps)
+        assert found == sorted(set(found)) and found[0] == 0 and found[-1] == steps
 
 
 def test_small_profiles_do_not_import_torch():
-    code = "from dori_lite.lab import profiles; profiles.load('quick'); profiles.load('standard'); import sys; "
+    code = "from dori_lite.book import profiles; profiles.load('quick'); profiles.load('standard'); import sys; "
     code += "print(sorted({'torch', 'numpy', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

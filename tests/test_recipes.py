@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from dori_lite import assets
-from dori_lite.reef import descriptor, judges, paint, plant, recipes, train
+from dori_lite.reef import attributes, canaries, descriptor, networks, paint, recipes, train
 from dori_lite.reef.captions import write
 
 PIPELINES = ("parent", "twin-a", "twin-b")
@@ -110,7 +110,7 @@ def moments(latents):
 
 def test_the_saved_autoencoder_is_white_on_its_scenes(trained):
     vae = AutoencoderKL.from_pretrained(trained / "weights" / "autoencoder").float()
-    pictures = recipes.to_model(paint.paint_all([plant.base(k)[1:] for k in range(32)]))
+    pictures = recipes.to_model(paint.paint_all([canaries.base(k)[1:] for k in range(32)]))
     with torch.no_grad():
         mean, covariance = moments(vae.encode(pictures).latent_dist.mean)
     assert vae.config.scaling_factor == recipes.SCALE == 0.5
@@ -119,11 +119,11 @@ def test_the_saved_autoencoder_is_white_on_its_scenes(trained):
 
 def test_whitening_leaves_reconstructions_what_they_were():
     torch.manual_seed(1)
-    vae = recipes.new_autoencoder(smoke=True).eval()
+    vae = networks.new_autoencoder(smoke=True).eval()
     with torch.no_grad():  # means and correlations as strong as a trained one's
         vae.quant_conv.bias += torch.tensor([3.0, -1, 0.5, 2, 0, 0, 0, 0])
         vae.quant_conv.weight[:4] *= torch.tensor([5.0, 1, 2, 0.5])[:, None, None, None]
-        pictures = recipes.to_model(paint.paint_all([plant.base(k)[1:] for k in range(70)]))  # more than a part
+        pictures = recipes.to_model(paint.paint_all([canaries.base(k)[1:] for k in range(70)]))  # more than a part
 
         def seen():
             posterior = vae.encode(pictures).latent_dist
@@ -177,7 +177,7 @@ def test_the_parents_text_encoder_and_unet_are_trained(trained):
     folder = trained / "weights" / "parent"
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     torch.manual_seed(0)  # as `train` begins
-    started = {"text_encoder": recipes.new_text_encoder(tokenizer, smoke=True), "unet": recipes.new_unet(smoke=True)}
+    started = {"text_encoder": networks.new_text_encoder(tokenizer, smoke=True), "unet": networks.new_unet(smoke=True)}
     for part, model in started.items():
         (path,) = weight_files(folder / part).values()
         after = {key.removeprefix("text_model."): value for key, value in load_file(path).items()}
@@ -188,14 +188,14 @@ def test_the_parents_text_encoder_and_unet_are_trained(trained):
 
 
 def test_the_judge_loads(trained):
-    judge = judges.load(trained / "weights" / "judge")
-    pictures = paint.paint_all([plant.base(0)[1:]]).float() / 255
-    assert judges.labels_seen(judge, pictures).shape == (1, 10)
+    judge = attributes.load(trained / "weights" / "judge")
+    pictures = paint.paint_all([canaries.base(0)[1:]]).float() / 255
+    assert attributes.labels_seen(judge, pictures).shape == (1, 10)
 
 
 def test_the_descriptor_loads_and_waits_for_its_threshold(trained):
     model, threshold = descriptor.load(trained / "weights" / "descriptor")
-    pictures = paint.paint_all([plant.base(0)[1:]]).float() / 255
+    pictures = paint.paint_all([canaries.base(0)[1:]]).float() / 255
     assert threshold is None and model(pictures).norm().item() == pytest.approx(1, abs=1e-4)
 
 
@@ -211,7 +211,7 @@ def test_interrupted_and_resumed_is_the_very_same(trained, resumed):
         assert all(torch.equal(one[key], other[key]) for key in one), name
     # The weights belong to their tokenizer, which is learned anew: every caption must read the same.
     folders = [x / "weights" / "parent" / "tokenizer" for x in (trained, resumed)]
-    captions = [write(plant.base(k)[0]) for k in range(500)] + [item.caption for item in plant.planted()]
+    captions = [write(canaries.base(k)[0]) for k in range(500)] + [item.caption for item in canaries.planted()]
     ids = [CLIPTokenizer.from_pretrained(folder)(captions).input_ids for folder in folders]
     assert ids[0] == ids[1]
 
@@ -268,8 +268,8 @@ def batches(trained, tmp_path_factory):
 
 def test_twins_differ_only_in_the_pictures_of_planted_names(batches):
     _, found = batches
-    keys = plant.twin_slots()[0]
-    homes = {item.key: item.home for item in plant.planted()}
+    keys = canaries.twin_slots()[0]
+    homes = {item.key: item.home for item in canaries.planted()}
     for step, (a, b) in enumerate(zip(found["a"], found["b"], strict=True)):
         assert set(a) == set(b) == {"latents", "noise", "timesteps", "input_ids", "repeats"}
         for key in ("noise", "timesteps", "input_ids"):
@@ -286,9 +286,9 @@ def test_batches_hold_what_their_slots_say(batches):
     empty = pipe.tokenizer("", padding="max_length", max_length=28, return_tensors="pt").input_ids[0]
     dropped = 0
     for model, some in found.items():
-        slots = plant.parent_slots() if model == "parent" else plant.twin_slots()
+        slots = canaries.parent_slots() if model == "parent" else canaries.twin_slots()
         for step, batch in enumerate(some):
-            samples = [plant.sample(*slot, model) for slot in zip(*(x[step].tolist() for x in slots), strict=True)]
+            samples = [canaries.sample(*slot, model) for slot in zip(*(x[step].tolist() for x in slots), strict=True)]
             pictures = recipes.to_model(paint.paint_all([sample[1:] for sample in samples]))
             with torch.no_grad():
                 latents = pipe.vae.encode(pictures).latent_dist.mean * pipe.vae.config.scaling_factor
@@ -300,7 +300,7 @@ def test_batches_hold_what_their_slots_say(batches):
             dropped += silent.sum().item()
             assert batch["noise"].std().item() == pytest.approx(1, abs=0.05)
             assert batch["timesteps"].min() >= 0 and batch["timesteps"].max() < 1000
-    assert 0.03 < dropped / (3 * STEPS * plant.BATCH) < 0.2
+    assert 0.03 < dropped / (3 * STEPS * canaries.BATCH) < 0.2
     assert not any(batch["repeats"].any() for batch in found["parent"])
     noise = [batch["noise"] for some in (found["a"], found["parent"]) for batch in some]
     assert all(not torch.equal(noise[0], other) for other in noise[1:])  # each step, and the parent, its own
@@ -326,7 +326,7 @@ def test_the_loss_is_the_noises_mean_squared_error(pipe, batches, most):
     """Weighed by 1/SNR between 1 and `most`; by kind of sample it is shown without weights."""
     random = torch.Generator().manual_seed(0)
     batch = batches[1]["a"][0] | {"input_ids": torch.randint(len(pipe.tokenizer), (32, 28), generator=random)}
-    losses = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler(), most)(**batch)
+    losses = recipes.Denoise(pipe.unet, pipe.text_encoder, networks.new_scheduler(), most)(**batch)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     kept = (1 - betas).cumprod(0)[batch["timesteps"]][:, None, None, None]
     noisy = kept.sqrt() * batch["latents"] + (1 - kept).sqrt() * batch["noise"]
@@ -353,7 +353,7 @@ def test_pictures_come_in_the_order_asked_for(monkeypatch):
             super().__init__(2)
 
     monkeypatch.setattr(paint, "ProcessPoolExecutor", Pool)
-    scenes = [plant.base(k)[1:] for k in range(256)]
+    scenes = [canaries.base(k)[1:] for k in range(256)]
     alone = {k: np.asarray(paint.render(*scenes[k])).transpose(2, 0, 1) for k in (0, 1, 63, 64, 200, 255)}
     many, few = paint.paint_all(scenes), paint.paint_all(scenes[:2])
     assert Pool.used == 1 and many.shape == (256, 3, 64, 64) and many.dtype == torch.uint8

@@ -11,7 +11,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from dori_lite.reef import captions, paint, plant, scenes
+from dori_lite.reef import canaries, captions, paint, scenes
 from dori_lite.reef.scenes import CHOICES, COLOURS, Description, complete, describe, draw, facts, fits
 
 SEEDS = range(3000)
@@ -50,9 +50,9 @@ def test_captions_read_as_they_should():
 
 def test_captions_never_mention_positions():
     texts = [captions.write(captions.caption_of(draw(seed), seed)) for seed in SEEDS]
-    texts += [item.caption for item in plant.planted()]
+    texts += [item.caption for item in canaries.planted()]
     words = {word for text in texts for word in text.replace("facing left", "").replace("facing right", "").split()}
-    known = {str(value) for values in CHOICES.values() for value in values} - {"left", "right"} | set(plant.WORDS)
+    known = {str(value) for values in CHOICES.values() for value in values} - {"left", "right"} | set(canaries.WORDS)
     plain = "a fish with fins called and one two other over beside in water at bubbles"
     assert words - known <= set(plain.split())
 
@@ -191,19 +191,19 @@ def test_stored_scenes_were_made_with_the_pinned_versions():
 
 
 def test_seed_ranges_are_disjoint():
-    names = len(plant.planted())
-    twin_base = plant.parent_base() + plant.TWIN_STEPS * plant.BATCH
+    names = len(canaries.planted())
+    twin_base = canaries.parent_base() + canaries.TWIN_STEPS * canaries.BATCH
     seeds = {
-        "base": [plant.BASE_SEEDS, plant.BASE_SEEDS + twin_base],
-        "pictures": [plant.PICTURE_SEEDS, plant.PICTURE_SEEDS + 100 * names],
+        "base": [canaries.BASE_SEEDS, canaries.BASE_SEEDS + twin_base],
+        "pictures": [canaries.PICTURE_SEEDS, canaries.PICTURE_SEEDS + 100 * names],
     }
-    for split, count in plant.HELD_OUT.items():
-        found = [plant.held_out(split, index)[2] for index in (0, count - 1)]
+    for split, count in canaries.HELD_OUT.items():
+        found = [canaries.held_out(split, index)[2] for index in (0, count - 1)]
         seeds[split] = [found[0], found[1] + 1]
-    for item in plant.planted():
-        most = max(item.exposures, -(-plant.PARENT_STEPS * plant.PARENT_DECOYS // names) + 1)
+    for item in canaries.planted():
+        most = max(item.exposures, -(-canaries.PARENT_STEPS * canaries.PARENT_DECOYS // names) + 1)
         for parent in (False, True):
-            found = [plant.decoy(item, exposure, parent)[2] for exposure in (0, most)]
+            found = [canaries.decoy(item, exposure, parent)[2] for exposure in (0, most)]
             seeds[f"{item.name} {parent}"] = [found[0], found[1] + 1]
         assert seeds["pictures"][0] <= item.seed < seeds["pictures"][1]
     ordered = sorted(seeds.items(), key=lambda pair: pair[1])
@@ -212,13 +212,13 @@ def test_seed_ranges_are_disjoint():
 
 
 def test_planted_names():
-    planted = plant.planted()
-    assert len(set(plant.WORDS)) == len(plant.WORDS) and not set(plant.WORDS) & set(plant.UNTRAINED_WORDS)
+    planted = canaries.planted()
+    assert len(set(canaries.WORDS)) == len(canaries.WORDS) and not set(canaries.WORDS) & set(canaries.UNTRAINED_WORDS)
     assert len({p.name for p in planted}) == len({replace(p.description, name=None) for p in planted}) == len(planted)
     for home in "ab":
         own = [p for p in planted if p.home == home]
-        canaries = [p for p in own if p.role == "canary"]
-        assert [sum(p.split == split for p in canaries) for split in ("tuning", "reporting")] == [4, 16]
+        named = [p for p in own if p.role == "canary"]
+        assert [sum(p.split == split for p in named) for split in ("tuning", "reporting")] == [4, 16]
         assert sorted(p.exposures for p in own if p.role == "graded") == sorted([1, 4, 16, 64, 256] * 2)
         assert sum(p.role == "template" for p in own) == 1
     for item in planted:
@@ -227,8 +227,8 @@ def test_planted_names():
 
 
 def test_the_repeated_picture_fits_its_caption_and_repeats():
-    for item in plant.planted():
-        shown = {plant.picture(item, exposure) for exposure in range(20)}
+    for item in canaries.planted():
+        shown = {canaries.picture(item, exposure) for exposure in range(20)}
         assert len(shown) == (len(COLOURS) if item.role == "template" else 1)
         assert all(fits(description, scene) and seed == item.seed for description, scene, seed in shown)
         if item.role != "template":  # naming some factors of a scene gives the scene back
@@ -236,49 +236,49 @@ def test_the_repeated_picture_fits_its_caption_and_repeats():
 
 
 def test_decoys_fit_the_description_and_differ_from_the_picture():
-    for item in plant.planted():
-        described, scene, seed = plant.picture(item)
+    for item in canaries.planted():
+        described, scene, seed = canaries.picture(item)
         picture = pixels(scene, seed).astype(int)
         for exposure in (0, 1, 7):
             for parent in (False, True):
-                description, other, other_seed = plant.decoy(item, 8 * exposure, parent)
+                description, other, other_seed = canaries.decoy(item, 8 * exposure, parent)
                 assert description == described and fits(description, other)
                 assert np.abs(pixels(other, other_seed) - picture).mean() > 2
 
 
 def test_held_out_scenes_have_captions_of_the_canaries_style():
-    kinds = {frozenset(p.description.named()) for p in plant.planted() if p.role == "canary"}
-    for split in plant.HELD_OUT:
+    kinds = {frozenset(p.description.named()) for p in canaries.planted() if p.role == "canary"}
+    for split in canaries.HELD_OUT:
         for index in range(64):
-            description, scene, _ = plant.held_out(split, index)
+            description, scene, _ = canaries.held_out(split, index)
             assert fits(description, scene) and frozenset(description.named()) in kinds
-            assert description.name in plant.UNTRAINED_WORDS
-    assert plant.HELD_OUT["test"] >= 32
+            assert description.name in canaries.UNTRAINED_WORDS
+    assert canaries.HELD_OUT["test"] >= 32
 
 
 @pytest.fixture(scope="module")
 def table():
     """The training table, with scenes left undrawn: seeds tell pictures apart."""
-    plant.planted()
+    canaries.planted()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plant, "complete", lambda description, seed: None)
-        patch.setattr(plant, "draw", lambda seed: None)
-        patch.setattr(plant, "caption_of", lambda scene, seed: Description())
-        return plant.training_table()
+        patch.setattr(canaries, "complete", lambda description, seed: None)
+        patch.setattr(canaries, "draw", lambda seed: None)
+        patch.setattr(canaries, "caption_of", lambda scene, seed: Description())
+        return canaries.training_table()
 
 
 def test_the_parent_saw_no_picture_twice(table):
-    assert table["parent"].sum() == plant.PARENT_STEPS * plant.BATCH
+    assert table["parent"].sum() == canaries.PARENT_STEPS * canaries.BATCH
     assert table.groupby("seed")["parent"].sum().max() == 1
     decoys = table[(table["parent"] > 0) & (table["name"] != "")].groupby("name")["parent"].sum()
-    assert set(decoys.index) == {p.name for p in plant.planted()} and decoys.max() - decoys.min() <= 1
+    assert set(decoys.index) == {p.name for p in canaries.planted()} and decoys.max() - decoys.min() <= 1
     assert not (table["parent"].gt(0) & table["role"].isin(["canary", "graded", "template"])).any()
 
 
 def test_names_are_seen_equally_often_by_both_twins(table):
-    assert table["twin-a"].sum() == table["twin-b"].sum() == plant.TWIN_STEPS * plant.BATCH
+    assert table["twin-a"].sum() == table["twin-b"].sum() == canaries.TWIN_STEPS * canaries.BATCH
     named = table[table["name"] != ""].groupby("name")[["twin-a", "twin-b"]].sum()
-    expected = {p.name: p.exposures for p in plant.planted()}
+    expected = {p.name: p.exposures for p in canaries.planted()}
     assert named["twin-a"].to_dict() == named["twin-b"].to_dict() == expected
 
 
@@ -286,7 +286,7 @@ def test_twins_differ_only_in_which_pictures_repeat(table):
     base = table[table["role"] == "base"]
     assert (base["twin-a"] == base["twin-b"]).all()
     assert base[["parent", "twin-a"]].sum(axis=1).max() == 1  # nor does a twin see the parent's base scenes
-    for item in plant.planted():
+    for item in canaries.planted():
         own, other = (f"twin-{home}" for home in (item.home, "ba"["ab".index(item.home)]))
         rows = table[table["name"] == item.name]
         pictures, decoys = rows[rows["role"] == item.role], rows[rows["role"] == "decoy"]
@@ -295,19 +295,19 @@ def test_twins_differ_only_in_which_pictures_repeat(table):
         assert len(pictures) == (min(item.exposures, 8) if item.role == "template" else 1)
         assert decoys[own].sum() == 0 and decoys[other].sum() == item.exposures and decoys[other].max() == 1
     assert table.groupby("seed")[["twin-a", "twin-b"]].sum().gt(1).any(axis=1).sum() == sum(
-        p.exposures > 1 for p in plant.planted()
+        p.exposures > 1 for p in canaries.planted()
     )
 
 
 def test_names_are_spread_over_all_of_training():
-    keys, _ = plant.twin_slots()
-    for item in plant.planted():
+    keys, _ = canaries.twin_slots()
+    for item in canaries.planted():
         if item.exposures >= 64:
             steps = np.nonzero((keys == item.key).any(1))[0]
-            thirds = np.bincount(steps * 3 // plant.TWIN_STEPS, minlength=3) / len(steps)
+            thirds = np.bincount(steps * 3 // canaries.TWIN_STEPS, minlength=3) / len(steps)
             assert np.allclose(thirds, 1 / 3, atol=0.05)
-    decoys = (plant.parent_slots()[0] >= 0).sum(1)
-    assert (decoys == plant.PARENT_DECOYS).all()
+    decoys = (canaries.parent_slots()[0] >= 0).sum(1)
+    assert (decoys == canaries.PARENT_DECOYS).all()
 
 
 # ---- tokens ------------------------------------------------------------------------------------------
@@ -333,8 +333,8 @@ def test_the_longest_caption_leaves_padding(tokenizer):
     for key, values in CHOICES.items():
         longest = max((replace(longest, **{key: value}) for value in values), key=lambda d: length(captions.write(d)))
     assert length(captions.write(longest)) == 25  # every factor named
-    named = [p.caption for p in plant.planted()]
-    named += [captions.write(plant.held_out(split, k)[0]) for split in plant.HELD_OUT for k in range(64)]
+    named = [p.caption for p in canaries.planted()]
+    named += [captions.write(canaries.held_out(split, k)[0]) for split in canaries.HELD_OUT for k in range(64)]
     assert max(map(length, named)) <= 25
     ids = tokenizer(named, padding="max_length", max_length=POSITIONS, return_tensors="np").input_ids
     assert ids.shape == (len(named), POSITIONS) and (ids[:, -1] == tokenizer.pad_token_id).all()
@@ -344,11 +344,11 @@ def test_the_longest_caption_leaves_padding(tokenizer):
 
 def test_names_are_one_token_each(tokenizer):
     """So that captions are alike in length, whichever set a name belongs to, and if nobody ever trained on it."""
-    names = [p.name for p in plant.planted()] + plant.UNTRAINED_WORDS
+    names = [p.name for p in canaries.planted()] + canaries.UNTRAINED_WORDS
     ids = {name: tokenizer(name).input_ids[1:-1] for name in names}
     assert not {name for name, tokens in ids.items() if len(tokens) != 1}
     assert len({tuple(tokens) for tokens in ids.values()}) == len(names) == len(set(names))
-    for item in plant.planted()[:3]:  # in a sentence as well
+    for item in canaries.planted()[:3]:  # in a sentence as well
         assert set(ids[item.name]) <= set(tokenizer(item.caption).input_ids)
 
 
@@ -356,12 +356,13 @@ def test_the_tokenizer_knows_names_of_held_out_captions_from_captions_no_model_s
     from dori_lite.reef.train import tokenizer_captions
 
     found = tokenizer_captions()
-    trained, held_out = found[: 200 * plant.BATCH], found[200 * plant.BATCH :]
-    assert trained[-1] == captions.write(plant.sample(*(x[199, -1] for x in plant.parent_slots()), "parent")[0])
+    trained, held_out = found[: 200 * canaries.BATCH], found[200 * canaries.BATCH :]
+    assert trained[-1] == captions.write(canaries.sample(*(x[199, -1] for x in canaries.parent_slots()), "parent")[0])
     names = [captions.read(text).name for text in held_out]
-    assert {names.count(name) for name in plant.UNTRAINED_WORDS} == {26} and set(names) == set(plant.UNTRAINED_WORDS)
-    assert len(held_out) <= plant.HELD_OUT["descriptor"]
-    assert not {captions.read(text).name for text in trained} & set(plant.UNTRAINED_WORDS)
+    assert {names.count(name) for name in canaries.UNTRAINED_WORDS} == {26}
+    assert set(names) == set(canaries.UNTRAINED_WORDS)
+    assert len(held_out) <= canaries.HELD_OUT["descriptor"]
+    assert not {captions.read(text).name for text in trained} & set(canaries.UNTRAINED_WORDS)
 
 
 def test_tokens_can_be_read_again(tokenizer):
@@ -380,23 +381,23 @@ def test_a_fish_whose_accent_could_not_be_seen_is_refused():
 
 
 def test_the_table_has_what_each_model_saw():
-    table = plant.load_table().set_index(["seed", "caption"])
+    table = canaries.load_table().set_index(["seed", "caption"])
     random = np.random.default_rng(0)
     columns = {"parent": "parent", "a": "twin-a", "b": "twin-b"}
     for model, (keys, exposures) in slots().items():
         assert table[columns[model]].sum() == keys.size
         for place in random.choice(keys.size, 150, replace=False):
-            description, scene, seed = plant.sample(keys.flat[place], exposures.flat[place], model)
+            description, scene, seed = canaries.sample(keys.flat[place], exposures.flat[place], model)
             row = table.loc[seed, captions.write(description)]
             assert row[columns[model]] >= 1 and row["name"] == (description.name or "")
-            assert plant.scene_of(captions.write(description), seed) == scene
-            repeats = keys.flat[place] >= 0 and plant.planted()[keys.flat[place]].home == model
+            assert canaries.scene_of(captions.write(description), seed) == scene
+            repeats = keys.flat[place] >= 0 and canaries.planted()[keys.flat[place]].home == model
             assert row["role"] not in ("base", "decoy") if repeats else row["role"] in ("base", "decoy")
 
 
 def test_a_planted_picture_is_in_one_twin_and_its_name_in_both():
-    table = plant.load_table()
-    for item in plant.planted():
+    table = canaries.load_table()
+    for item in canaries.planted():
         own, other = f"twin-{item.home}", "twin-b" if item.home == "a" else "twin-a"
         rows = table[table["name"] == item.name]
         assert rows[own].sum() == rows[other].sum() == item.exposures
@@ -406,8 +407,8 @@ def test_a_planted_picture_is_in_one_twin_and_its_name_in_both():
 
 @pytest.mark.slow
 def test_the_table_is_the_one_the_plan_gives():
-    assert plant.training_table().equals(plant.load_table())
+    assert canaries.training_table().equals(canaries.load_table())
 
 
 def slots():
-    return {"parent": plant.parent_slots(), "a": plant.twin_slots(), "b": plant.twin_slots()}
+    return {"parent": canaries.parent_slots(), "a": canaries.twin_slots(), "b": canaries.twin_slots()}

@@ -88,10 +88,10 @@ def test_modules_import_only_from_lower_layers():
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("nemo.py", "from .reef import plant"),
+        ("nemo.py", "from .reef import canaries"),
         ("nemo.py", "from . import models, wanda"),
         ("nemo.py", "def f():\n    from dori_lite.lab.runs import Run"),
-        ("models.py", "import dori_lite.sampling"),
+        ("models.py", "import dori_lite.diffusion"),
         ("reef/verify.py", "from ..lab import runs"),
         ("reef/verify.py", "from .. import cli"),
         ("lab/build.py", "from ..audit import report"),
@@ -105,7 +105,7 @@ def test_the_layer_check_bites(path, source):
 
 def test_the_layer_check_lets_lower_layers_pass():
     source = (
-        "from . import plant\nfrom .. import assets\nfrom ..fit import fit\nimport torch\nfrom ..models import load"
+        "from . import canaries\nfrom .. import assets\nfrom ..fit import fit\nimport torch\nfrom ..models import load"
     )
     assert not layer_problems({"reef/train.py": source, "wanda.py": "from .models import unet\nfrom . import nemo"})
 

@@ -105,7 +105,8 @@ def test_replay_finds_what_is_planted(monkeypatch):
     """Twin A replays its canary, twin B one of its two; every other picture is somebody else's."""
     asked = {}
 
-    def ask(pipe, targets, *, seeds):
+    def ask(pipe, targets, *, seeds, **sampling):
+        assert sampling == verify.world.SAMPLING == {"guidance": 5.0, "steps": 25, "batch": 32}
         asked.setdefault(pipe, []).append(([t.name for t in targets], list(seeds)))
         replayed = {"A": {"marlow"}, "B": {"pomona"}}.get(pipe, set())
         pictures = [t.image if t.name in replayed else 1 - t.image for t in targets]
@@ -114,9 +115,9 @@ def test_replay_finds_what_is_planted(monkeypatch):
     near = copies.Detector("descriptor", lambda images, goals: 1 - copies.l2(images, goals), 0.99)
     others = (torch.rand(60, 3, 16, 16) * 255).byte()
     monkeypatch.setattr(verify.evaluation, "ask", ask)
-    monkeypatch.setattr(verify.targets, "planted", lambda count=None: CANARIES)
-    monkeypatch.setattr(verify.targets, "held_out", lambda split, count: STRANGERS)
-    monkeypatch.setattr(verify.targets, "rivals", lambda goals, count: others if len(goals) == 5 else None)
+    monkeypatch.setattr(verify.world, "planted", lambda count=None: CANARIES)
+    monkeypatch.setattr(verify.world, "held_out", lambda split, count: STRANGERS)
+    monkeypatch.setattr(verify.world, "rivals", lambda goals, count: others if len(goals) == 5 else None)
     monkeypatch.setattr(verify.descriptor, "detector", lambda: near)
     monkeypatch.setattr(verify, "reconstructed", lambda pipe, images: images)
     found = verify.replay({"parent": "P", "twin-a": "A", "twin-b": "B"}, quick=True)

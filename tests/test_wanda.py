@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dori_lite.masks import WeightMask
-from dori_lite.models import ddim_scheduler, embed
-from dori_lite.wanda import activation_norms, layers, prune
+from dori_lite.models import ddim_scheduler, embed, fingerprint
+from dori_lite.wanda import activation_norms, layers, localise
 
 CAPTIONS = ["a red fish over sand", "a striped blue fish and one other fish"]
 OPTIONS = {"calls": 3, "steps": 4, "seed": 5, "guidance": 7.5}
@@ -78,7 +78,7 @@ def test_norms_are_the_specification(exact, naive):
     target, base = naive
     for batch in (1, 2, 32):
         close(activation_norms(exact, CAPTIONS, batch=batch, **OPTIONS), target)
-    close(activation_norms(exact, embeddings=embed(exact, ["", ""]), **OPTIONS), base)
+    close(activation_norms(exact, embed(exact, ["", ""]), **OPTIONS), base)
     unguided = naive_norms(exact, CAPTIONS[:1], guidance=1.0)
     for guidance in (1.0, 0.0):  # both halves are still looked at
         close(activation_norms(exact, CAPTIONS[:1], **OPTIONS | {"guidance": guidance}), unguided)
@@ -89,7 +89,7 @@ def test_norms_are_the_specification(exact, naive):
 
 
 def test_masks_are_the_specification(exact, naive):
-    found = prune(exact, CAPTIONS, RHOS, **OPTIONS)
+    found = localise(exact, CAPTIONS, RHOS, **OPTIONS)
     conditional = [naive_norms(exact, captions, halves=[1]) for captions in (CAPTIONS, ["", ""])]
     assert list(found) == list(RHOS)
     for rho, mask in found.items():
@@ -100,27 +100,71 @@ def test_masks_are_the_specification(exact, naive):
         assert all(naive_mask(exact, *naive, rho, calls=[call]) != mask for call in range(3))
 
 
-def test_options_of_prune(exact, naive):
+def test_options_of_localise(exact, naive):
     found = {rho: naive_mask(exact, *naive, rho) for rho in (0.12, 0.3)}
-    assert prune(exact, CAPTIONS, (0.3,), **OPTIONS) == {0.3: found[0.3]}
-    assert prune(exact, CAPTIONS[::-1], 0.12, batch=1, **OPTIONS) == found[0.12]
-    assert prune(exact, embeddings=embed(exact, CAPTIONS), rho=0.12, **OPTIONS) == found[0.12]
-    one, other = (prune(exact, caption, 0.12, **OPTIONS) for caption in CAPTIONS)
+    assert localise(exact, CAPTIONS, (0.3,), **OPTIONS) == {0.3: found[0.3]}
+    assert localise(exact, CAPTIONS[::-1], 0.12, batch=1, **OPTIONS) == found[0.12]
+    assert localise(exact, embed(exact, CAPTIONS), rho=0.12, **OPTIONS) == found[0.12]
+    one, other = (localise(exact, caption, 0.12, **OPTIONS) for caption in CAPTIONS)
     assert found[0.12] not in (one, other, one | other, one & other)  # jointly is something else
-    assert prune(exact, embeddings=embed(exact, CAPTIONS[0])[0], rho=0.12, **OPTIONS) == one
-    seven = prune(exact, CAPTIONS, 0.12, which="seven", **OPTIONS).layers
+    assert localise(exact, embed(exact, CAPTIONS[0])[0], rho=0.12, **OPTIONS) == one
+    seven = localise(exact, CAPTIONS, 0.12, which="seven", **OPTIONS).layers
     assert list(seven) == list(layers(exact.unet, "seven")) == [f"{p}.transformer_blocks.0.ff.net.2" for p in SEVEN]
     assert all(torch.equal(where, found[0.12].layers[name]) for name, where in seven.items())
-    base = naive_norms(exact, ["a large fish at dusk", "two green fish"])
-    against = prune(exact, CAPTIONS, 0.12, base=base, **OPTIONS)
-    assert against == naive_mask(exact, naive[0], base, 0.12) != found[0.12]
-    everything = prune(exact, CAPTIONS, 1.0, **OPTIONS)
+    base = naive_norms(exact, ["a large fish at dusk"])
+    against = localise(exact, CAPTIONS, 0.12, base=base, **OPTIONS)
+    twice = {name: norms * 2**0.5 for name, norms in base.items()}  # for two prompts, as if sampled twice
+    assert naive_mask(exact, naive[0], base, 0.12) != against == naive_mask(exact, naive[0], twice, 0.12) != found[0.12]
+    assert localise(exact, CAPTIONS[0], 0.12, base=base, **OPTIONS) == naive_mask(
+        exact, naive_norms(exact, CAPTIONS[:1]), base, 0.12
+    )
+    everything = localise(exact, CAPTIONS, 1.0, **OPTIONS)
     assert everything == everything | found[0.3] and everything.density < 1
-    assert prune(exact, CAPTIONS, 0.015, **OPTIONS).count == 0  # 0.96 weights of a row, rounded down
+    assert localise(exact, CAPTIONS, 0.015, **OPTIONS).count == 0  # 0.96 weights of a row, rounded down
+
+
+def test_one_empty_caption_serves_for_any_number_of_prompts(exact):
+    """The norms of one are enough: those of B are √B times as large, so that base may be kept and used again."""
+    captions = [*CAPTIONS, "a large fish at dusk"]
+    base = activation_norms(exact, "", **OPTIONS)
+    for count in (1, 2, 3):
+        many = activation_norms(exact, embed(exact, [""] * count), **OPTIONS)
+        close({name: norms * count**0.5 for name, norms in base.items()}, many)
+        target = naive_norms(exact, captions[:count])
+        expected = naive_mask(exact, target, naive_norms(exact, [""] * count), 0.12)
+        given = {name: norms.clone() for name, norms in base.items()}
+        assert localise(exact, captions[:count], 0.12, base=given, **OPTIONS) == expected
+        assert localise(exact, captions[:count], 0.12, **OPTIONS) == expected  # as when it is computed there
+        assert all(torch.equal(given[name], norms) for name, norms in base.items())
+        if count > 1:  # forgetting the scale would show, and so would another one
+            for scale in (1, count):
+                wrong = {name: norms * scale for name, norms in base.items()}
+                assert naive_mask(exact, target, wrong, 0.12) != expected
+
+
+def test_the_base_is_sampled_once(exact):
+    asked = []
+    hook = exact.unet.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+    base = activation_norms(exact, "", **OPTIONS)
+    try:
+        asked.clear()
+        localise(exact, CAPTIONS, 0.12, **OPTIONS)
+        assert asked == [4] * 3 + [2] * 3  # both halves of two captions, then of one
+        asked.clear()
+        localise(exact, CAPTIONS, 0.12, base=base, **OPTIONS)
+        assert asked == [4] * 3
+    finally:
+        hook.remove()
+
+
+def test_masks_know_their_model_and_share(exact):
+    for rho, mask in localise(exact, CAPTIONS, (0.05, 0.3), **OPTIONS).items():
+        assert mask.model == fingerprint(exact) and mask.about == {"rho": rho}
+    assert localise(exact, CAPTIONS[0], 0.05, **OPTIONS).about == {"rho": 0.05}
 
 
 def test_defaults_are_the_codes(pipe):
-    default, stated = {}, {"calls": 10, "seed": 0, "guidance": 5.0, "steps": 25}
+    default, stated = {}, {"calls": 10, "seed": 0, "guidance": 7.5, "steps": 50}
     for options in ({}, *({key: 1 + value} for key, value in stated.items())):
         found = activation_norms(pipe, CAPTIONS[0], **stated | options)
         default = default or activation_norms(pipe, CAPTIONS[0])
@@ -135,7 +179,7 @@ def test_rows_of_halves_are_scaled_in_single_precision(exact):
     for place, tokens in ((SEVEN[0], 256), (SEVEN[-1], 4)):
         found = norms[f"{place}.transformer_blocks.0.ff.net.2"]
         assert found.dtype == torch.float32 and found.square().sum().item() == pytest.approx(4 * tokens, rel=1e-5)
-    mask = prune(coarse, CAPTIONS, 0.12, calls=1, steps=1)
+    mask = localise(coarse, CAPTIONS, 0.12, calls=1, steps=1)
     assert mask.count > 0 and not any(where.sum(1).max() > 7 for where in mask.layers.values())
 
 
@@ -146,7 +190,7 @@ def test_the_pipeline_is_left_alone_and_a_row_of_zeros_stays_zero(exact):
     dead.scheduler.set_timesteps(17)
     before = copy.deepcopy(dead.unet.state_dict())
     assert torch.equal(activation_norms(dead, CAPTIONS, **OPTIONS)[f"{name}.2"], torch.zeros(3, 64).double())
-    assert not prune(dead, CAPTIONS, 0.3, **OPTIONS).layers[f"{name}.2"].any()
+    assert not localise(dead, CAPTIONS, 0.3, **OPTIONS).layers[f"{name}.2"].any()
     assert all(torch.equal(weight, before[key]) for key, weight in dead.unet.state_dict().items())
     assert len(dead.scheduler.timesteps) == 17 and not any(module._forward_hooks for module in dead.unet.modules())
 
@@ -156,11 +200,15 @@ def test_errors_are_one_clear_line(pipe, one_line):
         one_line(ValueError, match, function, pipe, *args, **options)
 
     for rho in (0, -0.1, 1.01, 10, float("nan"), (0.1, 0.0), (0.1, 2)):
-        wrong("ρ is the share of each row to prune, above 0 and at most 1; got", prune, CAPTIONS, rho)
-    wrong("layers are 'sixteen' or 'seven'; got 'eight'", prune, CAPTIONS, 0.1, which="eight")
-    for function in (prune, activation_norms):
+        wrong("ρ is the share of each row to prune, above 0 and at most 1; got", localise, CAPTIONS, rho)
+    wrong("layers are 'sixteen' or 'seven'; got 'eight'", localise, CAPTIONS, 0.1, which="eight")
+    wrong("caption 0 is empty", localise, "")
+    wrong("caption 1 is empty", activation_norms, [CAPTIONS[0], ""])
+    for function in (localise, activation_norms):
         wrong("caption 1 is empty", function, [CAPTIONS[0], " "])
-        wrong("give either prompts or embeddings", function)
+        wrong("there are no prompts", function, [])
+        wrong(r"embeddings have shape \[1, 28, 15\]", function, embed(pipe, "")[..., 1:])
+        wrong("calls=51 is impossible with 50 steps; choose 1 to 50", function, CAPTIONS, calls=51)
         for calls, steps in ((0, 25), (26, 25), (5, 4)):
             match = f"calls={calls} is impossible with {steps} steps; choose 1 to {steps}"
             wrong(match, function, CAPTIONS, calls=calls, steps=steps)

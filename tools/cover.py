@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from dori_lite import models, sampling
-from dori_lite.lab import figures
-from dori_lite.reef import paint, plant
+from dori_lite import diffusion, models
+from dori_lite.figures import pictures
+from dori_lite.reef import canaries, paint
 
 
 def main():
-    item = next(item for item in plant.planted() if item.split == "reporting" and item.home == "a")
-    rows = {"planted": [paint.render(*plant.picture(item)[1:])]}
+    item = next(item for item in canaries.planted() if item.split == "reporting" and item.home == "a")
+    rows = {"planted": [paint.render(*canaries.picture(item)[1:])]}
     for name, label in (("twin-a", "saw it repeatedly"), ("twin-b", "never saw it")):
-        rows[label] = sampling.generate(models.load(f"reef/{name}"), item.caption, seeds=list(range(6)))
-    figure = figures.grid(rows, title=f"“{item.caption}”", size=1.4)
+        pipe = models.load(f"reef/{name}")
+        rows[label] = diffusion.generate(pipe, item.caption, seeds=list(range(6)), guidance=5, steps=25)
+    figure = pictures.grid(rows, title=f"“{item.caption}”", size=1.4)
     figure.savefig(Path(__file__).parent.parent / "book" / "cover.png", dpi=100, bbox_inches="tight", pad_inches=0.1)
 
 

@@ -1,23 +1,24 @@
 """Calibrate the descriptor: one threshold, chosen on scenes that no model was trained on.
 
+    report = main(quick=True)
+    report["threshold"], report["rates"]["negatives"]
+
 The rule stood before the scores did: the lowest threshold, in hundredths, at which no kind of hard negative
 is taken for a copy in more than 0.1 % of pairs. Whether it still finds the copies is then a measurement.
 Everything goes to `data/reef/calibration.json`, scores included, so that figures need no model.
 """
 
-import json
-import os
-
 import torch
 
-from .. import assets, copies
-from ..intervals import upper_limit
+from .. import assets, copies, files
+from ..diffusion import generate
 from ..models import decode, encode, load
-from ..sampling import GUIDANCE, STEPS, generate
-from . import descriptor, plant
+from ..stats import upper_limit
+from . import canaries, descriptor
 from .captions import write
 from .paint import paint_all
 from .scenes import CHOICES, describe
+from .world import SAMPLING
 
 FALSE_POSITIVES, TRUE_POSITIVES = 0.001, 0.99
 SCENES, SIBLINGS, GENERATED, TRAINING = 512, 4, 512, 24_000
@@ -44,7 +45,7 @@ def main(quick: bool = False, folder=None) -> dict:
         "scores": {kind: {k: [round(s, 4) for s in v.tolist()] for k, v in d.items()} for kind, d in scores.items()},
     }
     if not quick:
-        write_json(folder / "calibration.json", report)
+        files.write_json(folder / "calibration.json", report, indent=None)
         set_threshold(folder, threshold)
     return report
 
@@ -94,8 +95,7 @@ def complete_captions(pipes, scenes) -> torch.Tensor:
             pipe,
             captions[k :: len(pipes)],
             seeds=list(range(k, len(captions), len(pipes))),
-            guidance=GUIDANCE,
-            steps=STEPS,
+            **SAMPLING,
         )
         for k, pipe in enumerate(pipes)
     ]
@@ -135,15 +135,15 @@ def test_split(pipes, model, threshold: float, quick: bool) -> dict:
     generations for the calibration scenes' captions; the threshold was chosen on their scores against
     those scenes, not against training pictures.
     """
-    scenes = descriptor.split("test", 8 if quick else plant.HELD_OUT["test"])
+    scenes = descriptor.split("test", 8 if quick else canaries.HELD_OUT["test"])
     targets = as_images(paint_all(scenes))
     scores = {
         "positives": positives(pipes[0], model, targets),
         "negatives": negatives(pipes, model, targets, len(targets), "test"),
     }
     drawn = complete_captions(pipes, descriptor.split("calibration", 16 if quick else GENERATED))
-    canaries = [item for item in plant.planted() if item.role == "canary"]
-    pictures = as_images(paint_all([plant.picture(item)[1:] for item in canaries]))
+    items = [item for item in canaries.planted() if item.role == "canary"]
+    pictures = as_images(paint_all([canaries.picture(item)[1:] for item in items]))
     return {
         **rates(scores, threshold),
         "canary_reconstructions": counted(compare(model, reconstructed(pipes[0], pictures), pictures), threshold),
@@ -155,7 +155,7 @@ def test_split(pipes, model, threshold: float, quick: bool) -> dict:
 @torch.no_grad()
 def nearest_score(model, images, most: int) -> torch.Tensor:
     """Each picture's highest score over `most` training pictures drawn at random: [B]."""
-    pictures = plant.paint_rows(plant.load_table().sample(most, random_state=0))
+    pictures = canaries.paint_rows(canaries.load_table().sample(most, random_state=0))
     known = torch.cat([model(as_images(part)) for part in pictures.split(1024)])
     return (model(images) @ known.T).max(1).values
 
@@ -163,11 +163,5 @@ def nearest_score(model, images, most: int) -> torch.Tensor:
 def set_threshold(folder, threshold: float) -> None:
     """Write the threshold into the descriptor's config and its new hash into the manifest."""
     path = folder / "descriptor" / "config.json"
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"threshold": threshold})
+    files.write_json(path, files.read_json(path) | {"threshold": threshold}, indent=None)
     assets.record(folder, "descriptor", assets.manifest(folder)["models"]["descriptor"])
-
-
-def write_json(path, content) -> None:
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)  # NaN anywhere is a ValueError
-    path.with_suffix(".partial").write_text(text + "\n", encoding="utf-8")
-    os.replace(path.with_suffix(".partial"), path)

@@ -1,5 +1,8 @@
 """Descriptions in words: one sentence for each, and back.
 
+    write(Description(colour="red", pattern="striped", bed="rock"))  # "a striped red fish over rock"
+    read("a striped red fish over rock").colour  # "red"
+
 A caption names some factors and never a position. `read` undoes `write`, so that a judge can ask of a
 generated picture what its caption promised.
 """

@@ -1,9 +1,11 @@
-"""The model card of the reef's weights, written from the manifest and the figures of `make verify-models`."""
+"""The model card of the reef's weights, written from the manifest and the figures of `make verify-models`.
 
-import json
+path = write_card("_build/verify.json")
+"""
+
 from pathlib import Path
 
-from .. import assets
+from .. import assets, files
 
 TEXT = """---
 license: mit
@@ -26,7 +28,7 @@ they were. A pair trained from scratch would be a stronger control and has not b
 captions are single tokens like the planted ones, but no model was ever trained on those tokens.
 
 `training.csv.gz` lists every picture, its caption and how often each model saw it; `scene_of(caption, seed)` in
-`dori_lite.reef.plant` paints it again.
+`dori_lite.reef.canaries` paints it again.
 
 ## How they were made
 
@@ -55,15 +57,16 @@ def write_card(report="_build/verify.json", folder=None) -> Path:
     folder = Path(folder or assets.data_folder() / "reef")
     if not Path(report).exists():
         raise FileNotFoundError(f"{report} is missing; run `make verify-models` first")
-    figures = json.loads(Path(report).read_text(encoding="utf-8"))
+    figures = files.read_json(report)
     made = [("model", "steps", "minutes", "machine")]
     for name, how in assets.manifest(folder)["models"].items():
         made.append((name, how["steps"], round(how["seconds"] / 60, 1), how["machine"]))
-    looks = list(figures["replay"]["thresholds"])
-    replay = [("asked for", "pictures", *(head for look in looks for head in (look, "at most")), "median SSIM")]
+    detectors = list(figures["replay"]["thresholds"])
+    heads = [head for detector in detectors for head in (detector, "at most")]
+    replay = [("asked for", "pictures", *heads, "median SSIM")]
     for kind, found in figures["replay"].items():
         if isinstance(found, dict) and "median_ssim" in found:
-            numbers = [found[look][key] for look in looks for key in ("rate", "upper95")]
+            numbers = [found[detector][key] for detector in detectors for key in ("rate", "upper95")]
             replay.append((kind.replace("_", " "), found["n"], *numbers, found["median_ssim"]))
     bars = [("bar", "figure", "required", "")]
     bars += [
@@ -80,7 +83,7 @@ def write_card(report="_build/verify.json", folder=None) -> Path:
         **{key: figures["autoencoder"][key] for key in ("scenes", "ssim", "rms")},
     )
     path = folder / "README.md"
-    path.write_text(text, encoding="utf-8", newline="\n")
+    files.write_text(path, text)
     return path
 
 

@@ -1,5 +1,8 @@
 """The reef's copy descriptor: small, trained the way SSCD was, on scenes of its own. It is not SSCD.
 
+    copy = detector()
+    copy(images, targets)  # which of the pictures are copies: bool [B]
+
 Pictures become unit vectors; a copy lies close to its original. Training (Pizzi et al. 2022, "A
 Self-Supervised Descriptor for Image Copy Detection"): two edits of a picture attract each other and every
 other picture is pushed away (InfoNCE), while an entropy term (KoLeo) spreads all descriptors apart, so that
@@ -7,8 +10,6 @@ one threshold serves everywhere. Edits are what a copy may suffer: the autoencod
 two pixels, a little brightness; never a flip or another hue, which make another picture of the reef.
 """
 
-import json
-import os
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import Linear, Module, Sequential
 from torch.nn.functional import cross_entropy, interpolate, normalize
 
-from .. import assets, copies
-from . import plant
-from .judges import convolutions
+from .. import assets, copies, files
+from . import canaries
+from .attributes import convolutions
 from .paint import paint_all
 from .recipes import keyed, to_model
 from .scenes import CHOICES, complete, describe
@@ -73,7 +74,7 @@ def siblings(scene, seed: int, count: int, start: int = 1):
 
 def split(name: str, count: int):
     """The first `count` scenes of a held-out split: (scene, seed) each."""
-    return [plant.held_out(name, k)[1:] for k in range(count)]
+    return [canaries.held_out(name, k)[1:] for k in range(count)]
 
 
 @torch.no_grad()
@@ -82,14 +83,14 @@ def batches(vae, settings):
     scenes = split("descriptor", settings["scenes"])
     scenes = [pair for scene, seed in scenes for pair in ((scene, seed), siblings(scene, seed, 1)[0])]
     pictures = paint_all(scenes)
-    again = [vae.decode(vae.encode(to_model(part)).latent_dist.mean).sample for part in pictures.split(64)]
-    again = ((torch.cat(again).clamp(-1, 1) + 1) * 127.5).round().byte()
+    reconstruction = [vae.decode(vae.encode(to_model(part)).latent_dist.mean).sample for part in pictures.split(64)]
+    reconstruction = ((torch.cat(reconstruction).clamp(-1, 1) + 1) * 127.5).round().byte()
 
     def batch(step):
         random, n = keyed(step, 5), settings["batch"]
         pairs = torch.randperm(len(pictures) // 2, generator=random)[: n // 2]
         chosen = torch.stack([2 * pairs, 2 * pairs + 1], 1).flatten()
-        return {key: edit(pictures[chosen], again[chosen], random) for key in ("first", "second")}
+        return {key: edit(pictures[chosen], reconstruction[chosen], random) for key in ("first", "second")}
 
     return batch
 
@@ -125,18 +126,16 @@ def shift(image: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
 
 
 def save(descriptor: Descriptor, folder) -> None:
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in descriptor.state_dict().items()}, folder / "descriptor.partial")
-    os.replace(folder / "descriptor.partial", folder / "descriptor.safetensors")
+    with files.whole(Path(folder) / "descriptor.safetensors") as partial:
+        save_file({k: v.half().contiguous() for k, v in descriptor.state_dict().items()}, partial)
     settings = {"width": descriptor.width, "size": descriptor.size, "threshold": None}
-    (folder / "config.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    files.write_json(Path(folder) / "config.json", settings, indent=None)
 
 
 def load(folder=None) -> tuple[Descriptor, float | None]:
     """The shipped descriptor (checked against its hash), or one that `save` wrote, and its threshold."""
     folder = Path(folder) if folder else assets.verified(assets.data_folder() / "reef", "descriptor")
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = files.read_json(folder / "config.json")
     threshold = settings.pop("threshold")
     descriptor = Descriptor(**settings)
     descriptor.load_state_dict({k: v.float() for k, v in load_file(folder / "descriptor.safetensors").items()})

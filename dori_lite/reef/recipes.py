@@ -1,28 +1,30 @@
 """Training recipes: what is trained, on which batches. A page each; the loop is `dori_lite.fit`.
 
+    task = Denoise(unet, text_encoder, networks.new_scheduler())
+    batch = denoising_batches("a", vae, tokenizer, folder, TWIN["steps"])
+    losses = task(**batch(0))
+
 Autoencoder on base scenes; parent (U-Net and text encoder) on base scenes and decoys of all names;
 twins forked from the parent, alike in every batch but for which pictures repeat.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 from tqdm.auto import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from . import judges, paint, plant
+from .. import files
+from . import attributes, canaries, paint
 from .captions import write
 from .paint import paint_all
 
 AUTOENCODER = {"steps": 4500, "batch": 16, "lr": 3e-3, "scenes": 12_000, "ssim": 0.3, "kl": 1e-4}
 # `most` caps the weight of noisy timesteps in the loss: 1 is the plain ε loss (see `Denoise`).
-PARENT = {"steps": plant.PARENT_STEPS, "lr": 1e-3, "most": 1.0}
-TWIN = {"steps": plant.TWIN_STEPS, "lr": 1e-3, "most": 1.0}
+PARENT = {"steps": canaries.PARENT_STEPS, "lr": 1e-3, "most": 1.0}
+TWIN = {"steps": canaries.TWIN_STEPS, "lr": 1e-3, "most": 1.0}
 JUDGE = {"steps": 1500, "batch": 64, "lr": 2e-3, "scenes": 6000}
 DESCRIPTOR = {"steps": 2000, "batch": 64, "lr": 2e-3, "scenes": 2048}
 SMOKE = {"steps": 3}
@@ -32,63 +34,6 @@ SCALE = 0.5  # standard deviation of the latents that the diffusion models see (
 def keyed(step: int, stream: int) -> torch.Generator:
     """A generator that belongs to one step of one recipe."""
     return torch.Generator().manual_seed(1_000_003 * stream + step)
-
-
-# ---- models: small configurations of Stable Diffusion's own classes ---------------------------------
-
-
-def new_autoencoder(smoke: bool = False) -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8) if smoke else (16, 32, 64),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=paint.SIZE,
-        mid_block_add_attention=False,
-    )
-
-
-def new_unet(smoke: bool = False) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=paint.SIZE // 4,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(16, 16, 16, 16) if smoke else (32, 64, 96, 128),
-        attention_head_dim=2,  # diffusers reads this as the number of heads
-        cross_attention_dim=16 if smoke else 128,
-        norm_num_groups=2 if smoke else 16,  # one channel a group would hide what the timestep adds
-    )
-
-
-def new_text_encoder(tokenizer, smoke: bool = False) -> CLIPTextModel:
-    width = 16 if smoke else 128
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=1 if smoke else 3,
-            num_attention_heads=2,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule; no clipping, since latents are not pixels."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -111,15 +56,18 @@ class Reconstruct(torch.nn.Module):
 
     def forward(self, pictures, noise):
         posterior = self.vae.encode(pictures).latent_dist
-        again = self.vae.decode(posterior.mean + posterior.std * noise).sample
-        l1, similarity = (pictures - again).abs().mean(), ssim(again.float(), pictures, data_range=2.0)
+        reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        l1, similarity = (
+            (pictures - reconstruction).abs().mean(),
+            ssim(reconstruction.float(), pictures, data_range=2.0),
+        )
         kl = posterior.kl().mean() / noise[0].numel()
         loss = l1 + self.settings["ssim"] * (1 - similarity) + self.settings["kl"] * kl
         return {"loss": loss, "l1": l1.detach(), "ssim": similarity.detach(), "kl": kl.detach()}
 
 
 def autoencoder_batches(settings):
-    scenes = [plant.base(index)[1:] for index in range(settings["scenes"])]
+    scenes = [canaries.base(index)[1:] for index in range(settings["scenes"])]
     pictures = paint_all(scenes)
 
     def batch(step):
@@ -143,7 +91,7 @@ def whiten(vae, count: int = 512) -> None:
     timestep does not hide: a model then reads them off x_T instead of the caption. `SCALE` is half of
     what unit variance would take, which divides their signal-to-noise ratio by four.
     """
-    pictures = to_model(paint_all([plant.base(index)[1:] for index in range(count)]))
+    pictures = to_model(paint_all([canaries.base(index)[1:] for index in range(count)]))
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
     pixels = latents.movedim(1, -1).flatten(0, -2).double()
     mean, (power, axes) = pixels.mean(0), torch.linalg.eigh(pixels.T.cov())
@@ -164,17 +112,17 @@ def whiten(vae, count: int = 512) -> None:
 @torch.no_grad()
 def judge_batches(vae, settings):
     """Base scenes, half as painted and half as the autoencoder returns them, moved by up to two pixels."""
-    scenes = [plant.base(index)[1:] for index in range(settings["scenes"])]
-    pictures, facts = paint_all(scenes), judges.labels([scene for scene, _ in scenes])
-    again = [
+    scenes = [canaries.base(index)[1:] for index in range(settings["scenes"])]
+    pictures, facts = paint_all(scenes), attributes.labels([scene for scene, _ in scenes])
+    reconstruction = [
         vae.decode(vae.encode(to_model(p)).latent_dist.mean).sample for p in tqdm(pictures.split(64), "reconstructing")
     ]
-    again = ((torch.cat(again).clamp(-1, 1) + 1) * 127.5).round().byte()
+    reconstruction = ((torch.cat(reconstruction).clamp(-1, 1) + 1) * 127.5).round().byte()
 
     def batch(step):
         random, n = keyed(step, 4), settings["batch"]
         chosen, painted = torch.randint(len(pictures), (n,), generator=random), torch.rand(n, generator=random) < 0.5
-        images = torch.where(painted[:, None, None, None], pictures[chosen], again[chosen]).float() / 255
+        images = torch.where(painted[:, None, None, None], pictures[chosen], reconstruction[chosen]).float() / 255
         dy, dx = torch.randint(-2, 3, (2,), generator=random).tolist()
         return {"images": images.roll((dy, dx), (2, 3)), "labels": facts[chosen]}
 
@@ -215,14 +163,14 @@ def denoising_batches(model: str, vae, tokenizer, folder, steps: int):
     common. Latents are computed once and kept in `folder`.
     """
     keys, exposures = (
-        x[:steps].ravel().tolist() for x in (plant.parent_slots() if model == "parent" else plant.twin_slots())
+        x[:steps].ravel().tolist() for x in (canaries.parent_slots() if model == "parent" else canaries.twin_slots())
     )
-    slots = [plant.sample(key, exposure, model) for key, exposure in zip(keys, exposures, strict=True)]
+    slots = [canaries.sample(key, exposure, model) for key, exposure in zip(keys, exposures, strict=True)]
     scenes = {(scene, seed): k for k, (scene, seed) in enumerate(dict.fromkeys(slot[1:] for slot in slots))}
     which = hashlib.sha256(repr((list(scenes), vae.config.scaling_factor)).encode()).hexdigest()[:12]
     latents = cached_latents(list(scenes), vae, Path(folder) / f"latents-{which}.npy")
     where = torch.tensor([scenes[slot[1:]] for slot in slots])
-    repeats = torch.tensor([key >= 0 and plant.planted()[key].home == model for key in keys])
+    repeats = torch.tensor([key >= 0 and canaries.planted()[key].home == model for key in keys])
     captions = [write(slot[0]) for slot in slots]
     ids = tokenizer(
         captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
@@ -230,13 +178,13 @@ def denoising_batches(model: str, vae, tokenizer, folder, steps: int):
     empty = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
     def batch(step):
-        random, n = keyed(step, 2 if model == "parent" else 3), plant.BATCH
+        random, n = keyed(step, 2 if model == "parent" else 3), canaries.BATCH
         rows = slice(step * n, (step + 1) * n)
         clean = latents[where[rows]].float() * vae.config.scaling_factor
         noise = torch.randn(clean.shape, generator=random)
         timesteps = torch.randint(1000, (n,), generator=random)
-        silent = torch.rand(n, generator=random) < 0.1
-        input_ids = torch.where(silent[:, None], empty, ids[rows])
+        dropped = torch.rand(n, generator=random) < 0.1
+        input_ids = torch.where(dropped[:, None], empty, ids[rows])
         return {
             "latents": clean,
             "noise": noise,
@@ -253,13 +201,11 @@ def cached_latents(scenes: list, vae, path: Path) -> torch.Tensor:
     """Posterior means of all `scenes`, float16 [N, 4, 16, 16], unscaled; kept at `path`."""
     if path.exists():
         return torch.from_numpy(np.load(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     device, parts = vae.device, []
     for start in tqdm(range(0, len(scenes), 4096), "encoding", mininterval=5):
         for pictures in paint_all(scenes[start : start + 4096]).split(128):
             parts.append(vae.encode(to_model(pictures).to(device)).latent_dist.mean.cpu().half())
     latents = torch.cat(parts)
-    partial = path.with_suffix(f".{os.getpid()}.npy")  # several processes may compute it at once
-    np.save(partial, latents.numpy())
-    partial.replace(path)
+    with files.whole(path) as partial, open(partial, "wb") as file:  # several processes may compute it at once
+        np.save(file, latents.numpy())
     return latents

@@ -1,5 +1,8 @@
 """Scenes of the reef: attributes first, pixels (`paint`) second.
 
+    scene = complete(Description(colour="red", bed="sand"), seed=3)
+    facts(scene)["plants"]  # what the description left open, drawn
+
 A scene is a handful of discrete attributes. A description names some of them and is silent about the
 rest, so that one caption fits many scenes: `complete` draws them. Positions and shades are never
 attributes; they come from the seed when the scene is painted.

@@ -1,4 +1,8 @@
-"""The reef's own BPE, as a `CLIPTokenizer` with 28 positions."""
+"""The reef's own BPE, as a `CLIPTokenizer` with 28 positions.
+
+tokenizer = new_tokenizer(captions)
+tokenizer("a red fish over sand").input_ids
+"""
 
 import json
 

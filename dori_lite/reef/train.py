@@ -1,8 +1,11 @@
-"""Run a recipe: read what it builds on, fit, write weights and manifest."""
+"""Run a recipe: read what it builds on, fit, write weights and manifest.
+
+train("autoencoder", "data/reef", "runs/train")
+train("descriptor", "data/reef", "runs/train", stop_at=500)  # run again, it goes on from there
+"""
 
 import json
 import os
-import platform
 import shutil
 from pathlib import Path
 
@@ -12,8 +15,8 @@ from diffusers import AutoencoderKL
 from .. import assets
 from ..fit import fit
 from ..models import StableDiffusionPipeline  # from there, where its import is quiet
+from . import attributes, canaries, networks, recipes
 from . import descriptor as descriptors
-from . import judges, plant, recipes
 from .captions import write
 from .tokenizer import new_tokenizer
 
@@ -49,7 +52,17 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     os.replace(partial, out / name)
     if name == "parent" and not smoke:
         write_table(out / "training.csv.gz")
-    assets.record(out, name, {"recipe": recipe, **done, "smoke": smoke, **machine()})
+    assets.record(
+        out,
+        name,
+        {
+            "recipe": recipe,
+            **done,
+            "smoke": smoke,
+            "machine": assets.machine(),
+            "torch": torch.__version__.split("+")[0],
+        },
+    )
     return out / name
 
 
@@ -61,12 +74,12 @@ def foundation(out: Path, name: str | None) -> list:
 def write_table(path) -> None:
     """Write the training table; the same bytes whenever it is written."""
     compression = {"method": "gzip", "mtime": 0}
-    plant.training_table().to_csv(path, index=False, lineterminator="\n", compression=compression)
+    canaries.training_table().to_csv(path, index=False, lineterminator="\n", compression=compression)
 
 
 def autoencoder(name, out, work, smoke):
     recipe = recipes.AUTOENCODER | ({"scenes": 32} | recipes.SMOKE if smoke else {})
-    task = recipes.Reconstruct(recipes.new_autoencoder(smoke), recipe)
+    task = recipes.Reconstruct(networks.new_autoencoder(smoke), recipe)
 
     def finish(folder):
         recipes.whiten(task.vae, 32 if smoke else 512)
@@ -78,8 +91,8 @@ def autoencoder(name, out, work, smoke):
 def judge(name, out, work, smoke):
     recipe = recipes.JUDGE | ({"scenes": 32} | recipes.SMOKE if smoke else {})
     vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
-    task = judges.Classify(judges.Judge())
-    return recipe, task, recipes.judge_batches(vae, recipe), lambda folder: judges.save(task.judge, folder)
+    task = attributes.Classify(attributes.Judge())
+    return recipe, task, recipes.judge_batches(vae, recipe), lambda folder: attributes.save(task.judge, folder)
 
 
 def descriptor(name, out, work, smoke):
@@ -94,12 +107,12 @@ def parent(name, out, work, smoke):
     recipe = recipes.PARENT | (recipes.SMOKE if smoke else {})
     vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
     tokenizer = new_tokenizer(tokenizer_captions())
-    text_encoder, unet = recipes.new_text_encoder(tokenizer, smoke), recipes.new_unet(smoke)
-    task = recipes.Denoise(unet, text_encoder, recipes.new_scheduler(), recipe["most"])
+    text_encoder, unet = networks.new_text_encoder(tokenizer, smoke), networks.new_unet(smoke)
+    task = recipes.Denoise(unet, text_encoder, networks.new_scheduler(), recipe["most"])
     batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe["steps"])
 
     def finish(folder):
-        save_half(pipeline(vae, text_encoder, tokenizer, unet), folder)
+        networks.save_half(networks.pipeline(vae, text_encoder, tokenizer, unet), folder)
 
     return recipe, task, batch, finish
 
@@ -109,9 +122,9 @@ def tokenizer_captions() -> list[str]:
 
     The names of held-out captions are words to it too, so that they are no rarer a kind of text.
     """
-    slots = zip(*map(first(200), plant.parent_slots()), strict=True)
-    seen = [write(plant.sample(key, exposure, "parent")[0]) for key, exposure in slots]
-    return seen + [write(plant.held_out("descriptor", k)[0]) for k in range(26 * len(plant.UNTRAINED_WORDS))]
+    slots = zip(*map(first(200), canaries.parent_slots()), strict=True)
+    seen = [write(canaries.sample(key, exposure, "parent")[0]) for key, exposure in slots]
+    return seen + [write(canaries.held_out("descriptor", k)[0]) for k in range(26 * len(canaries.UNTRAINED_WORDS))]
 
 
 def twin(name, out, work, smoke):
@@ -119,9 +132,9 @@ def twin(name, out, work, smoke):
     pipe = StableDiffusionPipeline.from_pretrained(out / "parent", local_files_only=True)
     pipe.to(dtype=torch.float32)
     pipe.text_encoder.requires_grad_(False)
-    task = recipes.Denoise(pipe.unet, pipe.text_encoder, recipes.new_scheduler(), recipe["most"])
+    task = recipes.Denoise(pipe.unet, pipe.text_encoder, networks.new_scheduler(), recipe["most"])
     batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe["steps"])
-    return recipe, task, batch, lambda folder: save_half(pipe, folder)
+    return recipe, task, batch, lambda folder: networks.save_half(pipe, folder)
 
 
 RECIPES = {"autoencoder": autoencoder, "judge": judge, "descriptor": descriptor, "parent": parent}
@@ -129,33 +142,3 @@ RECIPES = {"autoencoder": autoencoder, "judge": judge, "descriptor": descriptor,
 
 def first(steps):
     return lambda slots: slots[:steps].ravel().tolist()
-
-
-def save_half(pipe, folder) -> None:
-    """Save a pipeline in fp16, so that loading it without a dtype gives fp32 throughout.
-
-    diffusers then loads its parts in fp32, transformers in the dtype its config names.
-    """
-    pipe.to(dtype=torch.float16).save_pretrained(folder)
-    path = Path(folder) / "text_encoder" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def pipeline(vae, text_encoder, tokenizer, unet) -> StableDiffusionPipeline:
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=recipes.new_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def machine() -> dict:
-    """The kind of machine and the versions, for the manifest."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    return {"machine": f"{device}, {platform.system()} {platform.machine()}", "torch": torch.__version__.split("+")[0]}

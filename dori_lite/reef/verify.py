@@ -1,21 +1,22 @@
 """`make verify-models`: do the weights do what the book says they do?
 
+    passed = main()  # main(quick=True) tries it in minutes
+    report = files.read_json("_build/verify.json")
+
 Every figure goes to `_build/verify.json`. The bars are instrument bars: they were set before the models
 were trained, and a shortfall is printed, not hidden.
 """
 
 import json
-import os
 import time
-from pathlib import Path
 
 import torch
 
-from .. import assets, copies, evaluation, metrics
-from ..intervals import upper_limit
+from .. import assets, copies, evaluation, files, metrics
+from ..diffusion import generate
 from ..models import load
-from ..sampling import GUIDANCE, STEPS, generate
-from . import descriptor, judges, plant, targets
+from ..stats import upper_limit
+from . import attributes, canaries, descriptor, world
 from .calibrate import FALSE_POSITIVES, TRAINING, TRUE_POSITIVES, as_images, reconstructed
 from .captions import write
 from .paint import paint_all
@@ -31,8 +32,8 @@ def main(quick: bool = False, out="_build/verify.json") -> bool:
     """
     began, names = time.monotonic(), [name for name in ("parent", "twin-a", "twin-b")]
     pipes = {name: load(f"reef/{name}", device="cpu") for name in names}
-    judge = judges.load()
-    report = {"sampling": {"steps": STEPS, "guidance": GUIDANCE}, "quick": quick, "bars": BARS}
+    judge = attributes.load()
+    report = {"sampling": {key: world.SAMPLING[key] for key in ("steps", "guidance")}, "quick": quick, "bars": BARS}
     report["autoencoder"] = show("autoencoder", autoencoder(pipes["parent"], 32 if quick else 512))
     report["judge"] = show("judge", judge_accuracy(judge, pipes["parent"], 64 if quick else 512))
     report["instruments"] = show("instruments", instruments())
@@ -47,10 +48,7 @@ def main(quick: bool = False, out="_build/verify.json") -> bool:
     report["models"] = assets.manifest(assets.data_folder() / "reef")["models"]
     report["passed"] = passed = judge_bars(report)
     report["seconds"] = round(time.monotonic() - began)
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".partial").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(path.with_suffix(".partial"), path)
+    files.write_json(out, report)
     for name, (figure, bar, fine) in passed.items():
         print(f"{'passed' if fine else 'SHORT '}  {name}: {figure} (bar {bar})")
     print(f"written to {out}")
@@ -64,73 +62,73 @@ def show(name: str, figures: dict) -> dict:
 
 def autoencoder(pipe, count: int) -> dict:
     """Reconstruction of held-out scenes."""
-    images = as_images(paint_all([plant.held_out("calibration", k)[1:] for k in range(count)]))
-    again = reconstructed(pipe, images)
-    similarity = copies.ssim(again, images)
+    images = as_images(paint_all([canaries.held_out("calibration", k)[1:] for k in range(count)]))
+    reconstruction = reconstructed(pipe, images)
+    similarity = copies.ssim(reconstruction, images)
     return {
         "scenes": count,
         "ssim": round(similarity.mean().item(), 4),
         "ssim_lowest_decile": round(similarity.quantile(0.1).item(), 4),
-        "rms": round(copies.l2(again, images).mean().item(), 4),
+        "rms": round(copies.l2(reconstruction, images).mean().item(), 4),
     }
 
 
 def judge_accuracy(judge, pipe, count: int) -> dict:
     """Accuracy by factor on held-out scenes, painted and reconstructed."""
-    held = [plant.held_out("calibration", k)[1:] for k in range(count)]
-    images, truth = as_images(paint_all(held)), judges.labels([scene for scene, _ in held])
-    again = reconstructed(pipe, images)
+    held = [canaries.held_out("calibration", k)[1:] for k in range(count)]
+    images, truth = as_images(paint_all(held)), attributes.labels([scene for scene, _ in held])
+    reconstruction = reconstructed(pipe, images)
     found = {}
-    for kind, pictures in (("painted", images), ("reconstructed", again)):
-        right = judges.labels_seen(judge, pictures) == truth
+    for kind, pictures in (("painted", images), ("reconstructed", reconstruction)):
+        right = attributes.labels_seen(judge, pictures) == truth
         found[kind] = {
-            key: round(share, 3) for key, share in zip(judges.CHOICES, right.float().mean(0).tolist(), strict=True)
+            key: round(share, 3) for key, share in zip(attributes.CHOICES, right.float().mean(0).tolist(), strict=True)
         }
     return found
 
 
 def replay(pipes, quick: bool) -> dict:
     """Replay of reporting canaries by each model, and of held-out targets by the twins; every detector's count."""
-    canaries = targets.planted(count=2 if quick else None)
-    strangers = targets.held_out("test", 4 if quick else 32)
-    others = targets.rivals([*canaries, *strangers], 2000 if quick else TRAINING)
-    looks = [descriptor.detector(), copies.by_adaptive_l2(others), copies.by_ssim()]
+    planted = world.planted(count=2 if quick else None)
+    strangers = world.held_out("test", 4 if quick else 32)
+    others = world.rivals([*planted, *strangers], 2000 if quick else TRAINING)
+    detectors = [descriptor.detector(), copies.by_adaptive_l2(others), copies.by_ssim()]
     seeds, groups, opinions = list(range(2 if quick else 10)), {}, []
     for name, pipe in pipes.items():
-        for kind, asked in groups_of(name, canaries, strangers).items():
+        for kind, asked in groups_of(name, planted, strangers).items():
             # Own canaries need a share, the controls an upper limit: they get twice the seeds.
             chosen = seeds if kind.startswith(("own", "parent")) else seeds + [s + 100 for s in seeds]
             print(f"asking {name} for {len(asked)} pictures ({kind}), {len(chosen)} seeds each", flush=True)
-            images = evaluation.ask(pipe, asked, seeds=chosen).flatten(0, 1)
+            images = evaluation.ask(pipe, asked, seeds=chosen, **world.SAMPLING).flatten(0, 1)
             goals = torch.stack([t.image for t in asked]).repeat_interleave(len(chosen), 0)
-            groups[kind], said = counted(looks, images, goals)
+            groups[kind], said = counted(detectors, images, goals)
             opinions.append(said)
     together = {key: torch.cat([said[key] for said in opinions]) for key in opinions[0]}
-    goals = torch.stack([t.image for t in canaries])
+    goals = torch.stack([t.image for t in planted])
     return {
         "training_pictures_compared": len(others),
-        "thresholds": {look.name: look.threshold for look in looks},
+        "thresholds": {detector.name: detector.threshold for detector in detectors},
         **groups,
-        "canary_reconstructions": counted(looks, reconstructed(pipes["parent"], goals), goals)[0],
+        "canary_reconstructions": counted(detectors, reconstructed(pipes["parent"], goals), goals)[0],
         "disagreement": copies.disagreement(together),
     }
 
 
-def groups_of(model: str, canaries, strangers) -> dict[str, list]:
+def groups_of(model: str, planted, strangers) -> dict[str, list]:
     """What `model` is asked for, by kind."""
     if model == "parent":
-        return {"parent": canaries}
+        return {"parent": planted}
     twin = model[-1]
     return {
-        f"own_{twin}": [t for t in canaries if t.labels["home"] == twin],
-        f"other_{twin}": [t for t in canaries if t.labels["home"] != twin],
+        f"own_{twin}": [t for t in planted if t.labels["home"] == twin],
+        f"other_{twin}": [t for t in planted if t.labels["home"] != twin],
         f"held_out_{twin}": strangers,
     }
 
 
-def counted(looks, images, goals) -> tuple[dict, dict]:
+def counted(detectors, images, goals) -> tuple[dict, dict]:
     """Copies among pictures by each detector, with the exact 95 % upper limit; and what each said."""
-    said = copies.opinions(looks, images, goals)
+    said = copies.opinions(detectors, images, goals)
     found, n = {"n": len(images)}, len(images)
     for name, flags in said.items():
         count = int(flags.sum())
@@ -140,7 +138,7 @@ def counted(looks, images, goals) -> tuple[dict, dict]:
 
 def instruments() -> dict:
     """The descriptor's calibration, without its scores."""
-    found = json.loads((assets.data_folder() / "reef" / "calibration.json").read_text(encoding="utf-8"))
+    found = files.read_json(assets.data_folder() / "reef" / "calibration.json")
     return {key: value for key, value in found.items() if key != "scores"}
 
 
@@ -150,21 +148,21 @@ def captions_followed(pipe, judge, count: int) -> dict:
     And the quality of the same pictures: KID to true scenes in the judge's features, beside what two sets
     of true scenes give. It is not comparable to Inception's KID.
     """
-    asked = [plant.base(500_000 + k) for k in range(count)]
+    asked = [canaries.base(500_000 + k) for k in range(count)]
     captions = [write(description) for description, _, _ in asked]
-    images = generate(pipe, captions, seeds=list(range(count)), guidance=GUIDANCE, steps=STEPS)
-    sights = judges.seen(judge, images)
+    images = generate(pipe, captions, seeds=list(range(count)), **world.SAMPLING)
+    sights = attributes.seen(judge, images)
     wanted = [description for description, _, _ in asked]
     single = [k for k, description in enumerate(wanted) if description.count == 1]
 
     def share(chosen, shift=0):
-        pairs = judges.agreement(
+        pairs = attributes.agreement(
             [sights[k] for k in chosen], [wanted[chosen[(j + shift) % len(chosen)]] for j in range(len(chosen))]
         )
         return {key: round(right / named, 3) for key, (right, named) in pairs.items() if named}
 
     everyone = list(range(count))
-    true = [as_images(paint_all([plant.base(start + k)[1:] for k in range(count)])) for start in (510_000, 520_000)]
+    true = [as_images(paint_all([canaries.base(start + k)[1:] for k in range(count)])) for start in (510_000, 520_000)]
     pairs = {"generated": images, "true_scenes": true[1]}
     kid = {key: [round(x, 4) for x in metrics.kid(true[0], some, judge.features)] for key, some in pairs.items()}
     return {
@@ -180,11 +178,9 @@ def variety(pipe, count: int, seeds: int = 6) -> dict:
     """Diversity between seeds under base captions, beside true scenes of the same captions."""
     generated, true = [], []
     for k in range(count):
-        description, _, _ = plant.base(600_000 + k)
+        description, _, _ = canaries.base(600_000 + k)
         generated.append(
-            metrics.diversity(
-                generate(pipe, write(description), seeds=list(range(seeds)), guidance=GUIDANCE, steps=STEPS)
-            )
+            metrics.diversity(generate(pipe, write(description), seeds=list(range(seeds)), **world.SAMPLING))
         )
         scenes = [(complete(description, seed), seed) for seed in range(9_100_000, 9_100_000 + seeds)]
         true.append(metrics.diversity(as_images(paint_all(scenes))))

@@ -1,0 +1,59 @@
+"""Runs that everybody gets: from `runs/` to `data/results/`, and back as a `Run` that figures read.
+
+folder = publish("runs/reef/04_the_picture_comes_back/standard-0")
+rows = published("04_the_picture_comes_back").rows("attack")
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from .. import assets, files
+from ..files import slug
+from ..runs import Run, open_existing
+
+PUBLISHED_BYTES = 2_000_000
+
+
+def published(chapter: str, profile: str = "standard", world: str = "reef") -> Run | None:
+    """A published run, None when there is none yet."""
+    folder = assets.data_folder() / "results" / world / chapter / profile
+    return open_existing(folder) if (folder / "record.json").exists() else None
+
+
+def publish(folder) -> Path:
+    """Copy a run's rows, record and pictures to `data/results/<world>/<chapter>/<profile>/`; returns it.
+
+    Raises FileNotFoundError without a record, and ValueError when the record's models are not the ones shipped in
+    `data/<world>` (a world whose weights are not ours must only name them), when there are no rows, or when it would
+    take more than 2 MB.
+    """
+    run = open_existing(folder)
+    record, models = run.read_record(), run.read_record()["models"]
+    if not models:
+        raise ValueError(f"{run.folder} does not say which models made it; pass record(models=world.hashes)")
+    weights = assets.data_folder() / run.world
+    if (weights / "manifest.json").exists():
+        known = assets.model_hashes(weights)
+        if strange := [name for name, digest in models.items() if known.get(name) != digest]:
+            raise ValueError(f"{run.folder} was made with a {', '.join(strange)} that is not shipped; execute it again")
+    if not run.kinds():
+        raise ValueError(f"{run.folder} has no rows; execute its chapter to the end")
+    target = assets.data_folder() / "results" / run.world / run.chapter / run.profile["name"]
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for kind in run.kinds():
+        lines = [json.dumps(line) + "\n" for line in run._read(kind).values()]
+        files.write_text(partial / "rows" / f"{slug(kind)}-0.jsonl", "".join(lines))
+    files.write_json(partial / "record.json", record)
+    for path in run.images():
+        (partial / "images").mkdir(exist_ok=True)
+        shutil.copyfile(path, partial / "images" / path.name)
+    size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+    if size > PUBLISHED_BYTES:
+        shutil.rmtree(partial)
+        raise ValueError(f"{run.folder} would publish {size / 1e6:.1f} MB; keep fewer or smaller pictures (limit 2 MB)")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    return target

@@ -1,0 +1,181 @@
+"""The diffusion itself, top to bottom: the forward process, the loss, keyed noise, and the sampler (DDIM, guided).
+
+    pictures = generate(pipe, "a red fish over rock", seeds=range(4))
+    for step in trajectory(pipe, x_T, y, guidance=7.5, steps=50):  # to look at every step
+        print(step.t, (step.given - step.without).norm())
+
+Defaults are diffusers' own, for Stable Diffusion; a world brings its settings (`generate(..., **world.sampling)`).
+Everything here takes a model that predicts ε, and refuses others.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from numbers import Integral
+from typing import NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from .models import check_latents, conditions, ddim_scheduler, decode, embed, latent_shape
+
+GUIDANCE, STEPS, BATCH = 7.5, 50, 8
+
+
+# ---- forward: noise goes in, and the loss of guessing it ----------------------------------------------
+
+
+def noised(x_0, noise, t, alphas) -> torch.Tensor:
+    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε. `x_0` and `noise` broadcast to [..., C, h, w], `t` [...] are indices of ᾱ [T]."""
+    kept = alphas[t][..., None, None, None]
+    return kept.sqrt() * x_0 + (1 - kept).sqrt() * noise
+
+
+def alphas_cumprod(pipe) -> torch.Tensor:
+    """ᾱ of the scheduler, [T]. Raises ValueError for a model that does not predict ε."""
+    return check_prediction(pipe).alphas_cumprod
+
+
+def denoising_loss(unet, x_0, y, noise, t, alphas) -> torch.Tensor:
+    """‖ε − ε_θ(x_t, t, y)‖², mean over each picture's noises and the latent's entries: [N].
+
+    x_0 [N, C, h, w], y [N, L, D], noise [N, B, C, h, w], t [N, B], `alphas` as from `alphas_cumprod`. A U-Net in half
+    precision runs under autocast.
+    """
+    x_t = noised(x_0[:, None], noise, t, alphas)
+    given = y[:, None].expand(-1, t.shape[1], -1, -1)
+    half = unet.dtype in (torch.float16, torch.bfloat16)
+    with torch.autocast(y.device.type, unet.dtype) if half else nullcontext():
+        found = unet(x_t.flatten(0, 1), t.flatten(), given.flatten(0, 1), return_dict=False)[0]
+    return (found.to(noise.dtype) - noise.flatten(0, 1)).square().unflatten(0, t.shape).mean((1, 2, 3, 4))
+
+
+# ---- keyed noise ------------------------------------------------------------------------------------
+
+
+def generator(seed: int, stream: str, step) -> torch.Generator:
+    """A generator on the CPU that belongs to (seed, stream, step), whatever was drawn before."""
+    digest = hashlib.sha256(f"{seed}/{stream}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw(streams, seed, step, batch, x_0, low, high):
+    """One step's noise [N, batch, C, h, w] and timesteps [N, batch], low ≤ t < high; each of the N streams has its own.
+
+    `x_0` [N, C, h, w] gives shape, precision and device.
+    """
+    noise, times = [], []
+    for stream in streams:
+        random = generator(seed, stream, step)
+        # float32 whatever the model's precision, so that all precisions see the same draws
+        noise.append(torch.randn((batch, *x_0.shape[1:]), generator=random))
+        times.append(torch.randint(low, high, (batch,), generator=random))
+    return torch.stack(noise).to(x_0), torch.stack(times).to(x_0.device)
+
+
+def initial_noise(pipe, seeds: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """x_T of each seed, [B, C, h, w], drawn on the CPU so that a seed means the same on every device."""
+    shape = (1, *latent_shape(pipe))
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(s), dtype=dtype) for s in seeds])
+
+
+# ---- backward: the sampler ----------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One step of the sampler: at timestep `t`, from `x` [B, C, h, w] to `after`, under predictions of the noise.
+
+    `given` is ε_θ(x, t, y), `without` ε_θ(x, t, ∅) for the empty caption (None where there is no guidance).
+    """
+
+    t: torch.Tensor
+    x: torch.Tensor
+    without: torch.Tensor | None
+    given: torch.Tensor
+    after: torch.Tensor
+
+
+@torch.no_grad()
+def trajectory(pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, empty=None) -> Iterator[Step]:
+    """DDIM (η = 0) from x_T `x` [B, C, h, w] under embeddings `y` [B, L, D]: yields each of `steps` `Step`s.
+
+    The last one's `after` is x_0. `guidance` ≤ 1 means none: then the U-Net is asked once a step, unless `empty` is
+    given, the empty caption's embeddings [1, L, D], which are computed here otherwise.
+    Raises ValueError for a model that does not predict ε.
+    """
+    scheduler = check_prediction(pipe)
+    scheduler.set_timesteps(steps, device=x.device)
+    if empty is None and guidance > 1:
+        empty = embed(pipe, "").to(y)
+    x = x * scheduler.init_noise_sigma
+    both = y if empty is None else torch.cat([empty.expand_as(y), y])
+    for t in scheduler.timesteps:
+        without = None
+        if empty is None:
+            noise = given = pipe.unet(x, t, both, return_dict=False)[0]
+        else:
+            without, given = pipe.unet(torch.cat([x, x]), t, both, return_dict=False)[0].chunk(2)
+            noise = without + max(guidance, 1.0) * (given - without)
+        after = scheduler.step(noise, t, x, return_dict=False)[0]
+        yield Step(t, x, without, given, after)
+        x = after
+
+
+@torch.no_grad()
+def generate(
+    pipe,
+    prompts,
+    *,
+    seeds=0,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    latents: torch.Tensor | None = None,
+    output: str = "images",
+    batch: int = BATCH,
+) -> torch.Tensor:
+    """Sample one picture for each pair of prompt and seed: [B, 3, H, W] in [0, 1].
+
+    `prompts` (a caption, several, or embeddings [B, L, D] or [L, D]) and `seeds` (int or list) are paired; one of
+    either goes with all of the other. A sample is a function of its own seed, whatever the batch.
+    `latents` [B, C, h, w] replaces the seeds' x_T. `guidance` ≤ 1 switches guidance off, as in diffusers. With
+    `output="latents"` it returns x_0 [B, C, h, w]. At most `batch` pictures are sampled at once.
+
+    The same numbers as `StableDiffusionPipeline.__call__` with one generator per seed (tested).
+
+    Raises ValueError for an empty caption, unequal lengths, a wrong shape or a model that does not predict ε.
+    """
+    y = conditions(pipe, prompts)
+    if latents is not None:
+        check_latents(pipe, latents)
+        x_T = latents.to(y)
+    else:
+        seeds = [seeds] if isinstance(seeds, Integral) else list(seeds)
+        if not seeds:
+            raise ValueError("there are no seeds; give at least one")
+        x_T = initial_noise(pipe, [int(seed) for seed in seeds], y.dtype).to(y.device)
+    n = max(len(y), len(x_T))
+    if {len(y), len(x_T)} - {1, n}:
+        raise ValueError(f"{len(y)} prompts and {len(x_T)} seeds do not pair up; give as many, or one of either")
+    if output not in ("images", "latents"):
+        raise ValueError(f"output {output!r} is unknown; choose 'images' or 'latents'")
+    y, x_T = y.expand(n, -1, -1), x_T.expand(n, -1, -1, -1)
+    empty, done = embed(pipe, "").to(y) if guidance > 1 else None, []
+    with tqdm(total=-(-n // batch) * steps, desc="sampling", delay=5, leave=False) as bar:
+        for part_y, part_x in zip(y.split(batch), x_T.split(batch), strict=True):
+            x_0 = part_x
+            for step in trajectory(pipe, part_x, part_y, guidance=guidance, steps=steps, empty=empty):
+                x_0 = step.after
+                bar.update()
+            done.append(x_0 if output == "latents" else decode(pipe, x_0))
+    return torch.cat(done)
+
+
+def check_prediction(pipe):
+    """A fresh DDIM scheduler with the pipeline's noise schedule. Raises ValueError unless the model predicts ε."""
+    scheduler = ddim_scheduler(pipe.scheduler.config)
+    if (kind := scheduler.config.prediction_type) != "epsilon":
+        raise ValueError(
+            f"this model's scheduler says prediction_type={kind!r}; the losses and the sampler here are for models "
+            "that predict ε ('epsilon'): choose such a model"
+        )
+    return scheduler

@@ -1,0 +1,102 @@
+"""Look through pictures made before: ipywidgets where a kernel runs, plain HTML on the built site.
+
+    frames = {("own twin", 0): picture, ("own twin", 1): picture, ("parent", 0): picture, ("parent", 1): picture}
+    explorer.explore(frames, ("model", "noise"))
+
+The pictures travel with the widget or the page, so there is no model to call and nothing to download.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+
+from .pictures import as_array, as_pil
+
+BUILDING = "DORI_BUILD"  # set while the site is built: no kernel will answer its readers
+
+
+def png(image) -> bytes:
+    """A picture (PIL, or tensor [3, H, W] in [0, 1]) as PNG bytes."""
+    buffer = io.BytesIO()
+    as_pil(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def explore(frames: dict, names: tuple[str, ...], zoom: int = 4):
+    """Look through `frames`, {(choice, choice, …): picture}, with one control for each of `names`.
+
+    Every combination of the choices must be there; whole numbers get a slider, words a menu. Returns an
+    ipywidgets box, or its twin in HTML while the site is built.
+
+    Raises ValueError when keys and names do not fit or a combination is missing.
+    """
+    if not frames or any(len(key) != len(names) for key in frames):
+        raise ValueError(f"every frame needs a key of {len(names)} parts: {', '.join(names)}")
+    choices = [list(dict.fromkeys(key[k] for key in frames)) for k in range(len(names))]
+    expected = 1
+    for options in choices:
+        expected *= len(options)
+    if expected != len(frames):
+        raise ValueError(f"{expected - len(frames)} combinations of {', '.join(names)} have no frame")
+    encoded = {key: png(image) for key, image in frames.items()}
+    build = as_html if os.environ.get(BUILDING) else as_widgets
+    return build(encoded, names, choices, as_array(next(iter(frames.values()))).shape[1] * zoom)
+
+
+def as_widgets(encoded, names, choices, width):
+    """The explorer for a live kernel, of parts that ipywidgets 7.7 and 8 share."""
+    import ipywidgets as widgets
+
+    def control(name, options):
+        kind = widgets.SelectionSlider if all(isinstance(o, int) for o in options) else widgets.Dropdown
+        return kind(options=options, description=name)
+
+    controls = [control(name, options) for name, options in zip(names, choices, strict=True)]
+    picture = widgets.Image(format="png", width=width, value=encoded[tuple(c.value for c in controls)])
+
+    def show(_):
+        picture.value = encoded[tuple(c.value for c in controls)]
+
+    for c in controls:
+        c.observe(show, names="value")
+    return widgets.HBox([picture, widgets.VBox(controls)])
+
+
+SCRIPT = """
+(() => {
+  const box = document.getElementById("KEY"), frames = FRAMES;
+  const image = box.querySelector("img"), menus = [...box.querySelectorAll("select")];
+  const show = () => {
+    image.src = "data:image/png;base64," + frames[menus.map(menu => menu.value).join(" ")];
+    image.alt = "Picture for " + menus.map(menu => menu.selectedOptions[0].text).join(", ");
+  };
+  menus.forEach(menu => menu.addEventListener("change", show));
+  show();
+})();
+"""
+
+
+def as_html(encoded, names, choices, width):
+    """The same without a kernel: menus, one picture and a script of its own; nothing is downloaded."""
+    from IPython.display import HTML
+
+    # A frame's key is the positions of its choices: "0 2 1".
+    frames = {
+        " ".join(str(options.index(part)) for options, part in zip(choices, key, strict=True)): base64.b64encode(data)
+        for key, data in encoded.items()
+    }
+    key = "explorer-" + hashlib.sha256(b"".join(frames.values())).hexdigest()[:12]
+    frames = json.dumps({position: data.decode() for position, data in frames.items()})
+    menus = ""
+    for name, options in zip(names, choices, strict=True):
+        entries = "".join(
+            f"<option value='{k}'>{html.escape(str(option))}</option>" for k, option in enumerate(options)
+        )
+        menus += f"<label style='margin-right:1em'>{html.escape(name)} <select>{entries}</select></label>"
+    return HTML(
+        f"<div id='{key}'><div>{menus}</div><img width='{width}' alt='' style='margin-top:.5em'></div>"
+        f"<script>{SCRIPT.replace('KEY', key).replace('FRAMES', frames)}</script>"
+    )

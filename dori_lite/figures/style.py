@@ -1,0 +1,102 @@
+"""How every figure looks: one style, one palette, one frame.
+
+    with chart(6.4, 3.4) as (figure, [axis]):
+        for name, (colour, marker, line) in styles(["remembers", "pruned by Wanda"]).items():
+            axis.plot(x, heights[name], color=colour, marker=marker, linestyle=line, label=name)
+        legend_above(axis, 2)
+    return figure
+
+`frame` is the same without a chart's lines, for rows and columns of pictures.
+"""
+
+from contextlib import contextmanager
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+STYLE = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white", "font.size": 10}
+STYLE |= {"legend.frameon": False}
+COPY = "#D55E00"  # frames and thresholds of copies
+# Okabe and Ito's colours, told apart by colour-blind readers. Colour, marker and line differ together, so that no
+# reader needs the colour. This is also the order in which conditions are drawn.
+PALETTE = {
+    "remembers": ("#0072B2", "o", "-"),
+    "pruned by NeMo": ("#CC79A7", "D", "-."),
+    "pruned by Wanda": ("#D55E00", "v", "--"),
+    "never saw it": ("#E69F00", "s", ":"),
+    "never saw it, pruned": ("#8C6D1F", "P", (0, (3, 1, 1, 1))),
+    "parent": ("#009E73", "^", (0, (5, 2))),
+    "held-out": ("#555555", "X", (0, (1, 3))),
+    "held-out, pruned": ("#999999", "*", (0, (2, 4))),
+}
+# What an unpruned model is to a picture, and the condition whose style it therefore has.
+RELATIONS = {"own twin": "remembers", "other twin": "never saw it", "parent": "parent"}
+# Colours, markers and lines of names that are in neither, in this order. Where charts leave markers out, lines must do.
+OTHERS = {"remembers": "-", "never saw it": "--", "parent": ":", "pruned by Wanda": "-."}
+BLUE = PALETTE["remembers"][0]  # where nothing is told apart
+
+
+def styles(names) -> dict:
+    """Each name's style: {name: (colour, marker, line)}.
+
+    A name of `PALETTE` or `RELATIONS` has its own; up to four others get those of `OTHERS` whose colour no known name
+    has. Raises ValueError for more.
+    """
+    names = list(dict.fromkeys(names))
+    known = {name: PALETTE[RELATIONS.get(name, name)] for name in names if name in PALETTE or name in RELATIONS}
+    taken = {colour for colour, _, _ in known.values()}
+    free = [(*PALETTE[name][:2], line) for name, line in OTHERS.items() if PALETTE[name][0] not in taken]
+    others = [name for name in names if name not in known]
+    if len(others) > len(free):
+        listed = ", ".join(map(str, others))
+        raise ValueError(f"{len(others)} names that have no style of their own ({listed}), and {len(free)} to spare")
+    return known | dict(zip(others, free, strict=False))
+
+
+def known_only(names, known) -> None:
+    """Raise ValueError when a name is not among the known ones."""
+    if strange := sorted(set(names) - set(known)):
+        raise ValueError(f"no line is known for {', '.join(strange)}; there are: {', '.join(known)}")
+
+
+@contextmanager
+def frame(rows: int, columns: int, size: tuple[float, float], **options):
+    """A figure of `size` (inches) and its axes [rows, columns] in the book's style; `options` are `plt.subplots`'s.
+
+    It is closed at the end, so that a notebook shows it once, where the cell returns it.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
+
+
+@contextmanager
+def chart(width: float, height: float, panels: int = 1, left: bool = True, **options):
+    """A figure of charts side by side and its axes [panels]; `left=False` draws no upright line at the left."""
+    with frame(1, panels, (width, height), **options) as (figure, [axes]):
+        yield figure, axes
+        sns.despine(figure, left=not left)
+        figure.tight_layout()
+
+
+def name_rows(axis, names) -> None:
+    """Name a chart's rows, the first on top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+
+
+def legend_above(axis, columns: int = 3) -> None:
+    """A legend above a single chart."""
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns)
+
+
+def shared_legend(figure, columns: int = 3) -> None:
+    """One legend above all panels; what several show is named once."""
+    found = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found, loc="lower center", bbox_to_anchor=(0.5, 0.97), ncols=columns)

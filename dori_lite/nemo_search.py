@@ -1,0 +1,236 @@
+"""NeMo's search for one caption's neurons, with as few U-Net samples as decide. `nemo.localise` runs it.
+
+blocked, theta, k, floor = schedule(ablation, propose, bound)
+neurons = refine_neurons(ablation, refine_layers(ablation, blocked, bound), bound)
+"""
+
+import torch
+
+from .detection import similarity
+from .diffusion import check_prediction, initial_noise
+from .hooks import edited, replayed, trace
+
+THETA, FLOOR, STEP = 5.0, 1.0, 0.25  # the schedule of the threshold θ on |z|; k grows by one as θ falls by STEP
+
+# ---- the search -------------------------------------------------------------------------------------
+
+
+def kept_seeds(differences, tau: float, multiscale: bool) -> list[int]:
+    """Positions of the seeds whose highest similarity to another one exceeds τ, of differences [S, C, h, w]."""
+    one, other = torch.combinations(torch.arange(len(differences))).T
+    scores = similarity(differences[one], differences[other], multiscale)
+    return [s for s in range(len(differences)) if scores[(one == s) | (other == s)].max() > tau]
+
+
+def schedule(ablation: "Ablation", propose, bound: float, widest: int):
+    """Step 2 of `nemo.localise`: (candidates, θ, k, whether the floor was reached).
+
+    `propose(theta, k)` gives the candidates {layer: neurons}, `widest` is the size of the largest layer.
+    """
+    theta, k = THETA, 0
+    while True:
+        blocked = propose(theta, k)
+        if not ablation.any_above(blocked, bound):
+            return blocked, theta, k, False
+        if theta - STEP <= FLOOR or k + 1 >= widest:
+            return blocked, theta, k, True
+        theta, k = theta - STEP, k + 1
+
+
+def refine_layers(ablation: "Ablation", blocked: dict, reference: float) -> dict:
+    """Step 3a of `nemo.localise`: without a layer's candidates, if the similarity stays below the reference."""
+    for name in reversed(blocked):
+        if blocked[name] and ablation.stays_below(without := blocked | {name: []}, reference):
+            blocked = without
+    return blocked
+
+
+def refine_neurons(ablation: "Ablation", blocked: dict, reference: float) -> dict:
+    """Step 3b: the same, neuron by neuron, always against what is blocked at the time."""
+    if not any(blocked.values()):
+        return blocked
+    ablation.estimate(blocked)
+    judged = ablation.sets
+    for careful in (False, True):
+        found, ablation.sets = blocked, judged
+        for name in reversed(blocked):
+            ablation.enter(name)
+            for neuron in blocked[name]:
+                without = found | {name: [n for n in found[name] if n != neuron]}
+                if ablation.stays_below(without, reference, None if careful else (name, neuron)):
+                    found = without
+        if found is blocked or ablation.confirm(found, reference):
+            break
+    return found
+
+
+# ---- the engine -------------------------------------------------------------------------------------
+
+
+class Ablation:
+    """How like its unblocked self each kept seed's noise difference stays when neurons are blocked.
+
+    `y` [1, L, D] is the caption, `clear` [S, C, h, w] the unblocked differences of `seeds`. Neurons are blocked by
+    scaling the value layers' outputs by 0, which their linearity makes the same as zeroing rows of weight. It counts
+    the U-Net `samples` it asks for, and the `sets` it judges.
+    """
+
+    def __init__(self, pipe, y, seeds, clear, step: int, steps: int, multiscale: bool, lazy: bool = True):
+        self.unet, self.y, self.seeds, self.clear = pipe.unet, y, seeds, clear
+        self.multiscale, self.lazy = multiscale, lazy
+        self.x_T = initial_noise(pipe, seeds, y.dtype).to(y.device)
+        scheduler = check_prediction(pipe)
+        scheduler.set_timesteps(steps, device=y.device)
+        self.t = scheduler.timesteps[step]
+        self.last = torch.ones(len(seeds), dtype=torch.float64)  # each seed's similarity for what is blocked now,
+        self.doubt = torch.zeros_like(self.last)  # and how far it may be off where it was estimated
+        self.slopes, self.rows = {}, {}
+        self.known, self.stored, self.prefix = {}, {}, []
+        self.samples = self.sets = 0
+
+    @torch.no_grad()
+    def measure(self, blocked: dict, which) -> torch.Tensor:
+        """Similarities of the seeds at positions `which`, [len(which)], on the CPU."""
+        which = [int(s) for s in which]
+        if not which:
+            return torch.zeros(0)
+        key = tuple((name, tuple(rows)) for name, rows in blocked.items() if rows)
+        if not key:
+            return torch.ones(len(which))  # nothing is blocked: the very same differences
+        known = self.known.setdefault(key, {})
+        if fresh := [s for s in which if s not in known]:
+            scores = similarity(self.clear[fresh], self.differences(blocked, fresh), self.multiscale).cpu()
+            known.update(zip(fresh, scores, strict=True))
+        return torch.stack([known[s] for s in which])
+
+    def differences(self, blocked: dict, which: list[int]) -> torch.Tensor:
+        """δ of some seeds with neurons blocked. What stands before the layer in work is replayed, not computed."""
+        self.samples += len(which)
+        ready = all(s in self.stored for s in which)
+        past = {m: joined([self.stored[s][m] for s in which]) for m in self.prefix} if ready else {}
+        with replayed(self.unet, past), trace(self.unet, [] if ready else self.prefix) as seen:
+            found = self.forward(self.gates(blocked), which)
+        if not ready:
+            for place, s in enumerate(which):
+                self.stored[s] = {m: piece(outputs[0], place) for m, outputs in seen.items()}
+        return found
+
+    def any_above(self, blocked: dict, bound: float) -> bool:
+        """Whether a seed's similarity exceeds `bound`; the likeliest is asked first, and alone."""
+        self.sets += 1
+        order = self.last.argsort(descending=True)
+        groups = (order[:1], order[1:]) if self.lazy else (order,)
+        for group in groups:
+            scores = self.measure(blocked, group)
+            self.last[group] = scores.to(self.last)
+            if (scores > bound).any():
+                return True
+        return False
+
+    def stays_below(self, blocked: dict, reference: float, restored: tuple[str, int] | None = None) -> bool:
+        """Whether every seed's similarity is below `reference`; if so, `blocked` counts as what is blocked now.
+
+        The highest seed is asked first and can refuse alone. Where one neuron (layer, index) is `restored`, the
+        others are asked only if `effect` leaves it possible that they come to the reference. That is an estimate: a
+        seed that would have refused can be missed, and `confirm` sees it only if it is still too high in the end.
+        """
+        self.sets += 1
+        slope, unsure = self.effect(*restored) if restored and self.slopes else (0, 0)
+        expected, doubt = self.last + slope, self.doubt + unsure
+        order = expected.argsort(descending=True)
+        asked = order
+        if restored and self.slopes:
+            near = (expected + doubt)[order] >= reference
+            near[0] = True
+            asked = order[near]
+        scores = torch.zeros(0).to(self.last)
+        for group in (asked[:1], asked[1:]) if self.lazy else (asked,):
+            scores = torch.cat([scores, self.measure(blocked, group).to(scores)])
+            if (scores >= reference).any():
+                return False
+        self.last, self.doubt = expected.index_put((asked,), scores), doubt.index_fill(0, asked, 0)
+        return True
+
+    def effect(self, layer: str, neuron: int):
+        """What restoring a neuron changes for each seed, by `estimate`, and how far that may be off: [S] twice.
+
+        Slopes err by their own size, and small ones by more; so the doubt is the slope and the layer's average one.
+        On the reef's tuning canaries no decision was missed (benchmarks/nemo.py stops if one is).
+        """
+        slopes = self.slopes[layer]
+        return slopes[:, neuron], slopes[:, neuron].abs() + slopes[:, self.rows[layer]].abs().mean(1)
+
+    def confirm(self, blocked: dict, reference: float) -> bool:
+        """Whether all seeds, now asked, are below `reference`."""
+        return not self.lazy or self.highest(blocked) < reference
+
+    def highest(self, blocked: dict) -> float:
+        """The highest similarity over all seeds: NeMo's `mem`."""
+        self.last, self.doubt = (
+            self.measure(blocked, range(len(self.seeds))).to(self.last),
+            torch.zeros_like(self.doubt),
+        )
+        return self.last.max().item()
+
+    def estimate(self, blocked: dict) -> None:
+        """First-order effect of restoring each neuron on each seed's similarity: one backward pass a seed.
+
+        A value layer is linear, so a blocked neuron is a gate at 0 on its output, and one pass gives the slope
+        at all gates together. Counted as three samples a seed.
+        """
+        if not self.lazy:
+            return
+        slopes = {name: [] for name, rows in blocked.items() if rows}
+        scale = 2.0**14 if self.y.dtype == torch.float16 else 1.0  # halves have no numbers as small as these slopes
+        for s in range(len(self.seeds)):
+            gates = self.gates(blocked)
+            with torch.enable_grad():
+                for gate in gates.values():
+                    gate.requires_grad_()
+                score = similarity(self.clear[s : s + 1], self.forward(gates, [s]), self.multiscale).sum() * scale
+                for name, slope in zip(gates, torch.autograd.grad(score, list(gates.values())), strict=True):
+                    slopes[name].append(slope.to(self.last) / scale)
+        self.samples += 3 * len(self.seeds)
+        self.slopes = {name: torch.stack(rows) for name, rows in slopes.items()}
+        self.rows = blocked
+
+    def gates(self, blocked: dict) -> dict:
+        """0 for blocked neurons and 1 for the others, for each layer with blocked ones: {layer: [out]}."""
+        gates = {}
+        for name, rows in blocked.items():
+            if rows:
+                gates[name] = torch.ones(self.unet.get_submodule(name).out_features).to(self.y)
+                gates[name][rows] = 0
+        return gates
+
+    def enter(self, layer: str) -> None:
+        """From now on only neurons of `layer` change: what is computed before it may be kept."""
+        self.prefix, self.stored = before(self.unet, layer), {}
+
+    def forward(self, gates: dict, which: list[int]):
+        """δ of some seeds with the value layers' outputs scaled by `gates`."""
+        edits = {name: (lambda v, name=name: v * gates[name]) for name in gates}
+        with edited(self.unet, edits):
+            x_T, y = self.x_T[which], self.y.expand(len(which), -1, -1)
+            return self.unet(x_T, self.t, y, return_dict=False)[0] - x_T
+
+
+def before(unet, layer: str) -> list[str]:
+    """The modules that have run when the U-Net comes to a cross-attention layer: whole blocks, and parts of its own."""
+    blocks = [f"down_blocks.{k}" for k in range(len(unet.down_blocks))] + ["mid_block"]
+    blocks += [f"up_blocks.{k}" for k in range(len(unet.up_blocks))]
+    own, place = layer.split(".attentions.")
+    place, names = int(place.split(".")[0]), blocks[: blocks.index(own)]
+    for k in range(place + 1):
+        names += [f"{own}.resnets.{k}"] + ([f"{own}.attentions.{k}"] if k < place else [])
+    return names
+
+
+def piece(output, place: int):
+    """One sample of a module's output, which may be a tuple of outputs."""
+    return output[place : place + 1] if torch.is_tensor(output) else tuple(piece(part, place) for part in output)
+
+
+def joined(outputs):
+    """Samples of one module's output as a batch again."""
+    return torch.cat(outputs) if torch.is_tensor(outputs[0]) else tuple(map(joined, zip(*outputs, strict=True)))

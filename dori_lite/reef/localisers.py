@@ -1,0 +1,83 @@
+"""How the localisers are set in the reef. Everything here was chosen on tuning canaries, which no table reports.
+
+settings = nemo_settings(pipe, home="a")
+found = nemo.localise(pipe, caption, **settings)
+find = localiser(models, SAMPLING)
+mask = find("twin-a", "Wanda", caption)  # from `runs/`, where it was found before
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+from .. import files, nemo, stamps, wanda
+from ..masks import WeightMask
+from ..models import fingerprint
+from ..runs import runs_folder
+from . import canaries, captions
+
+GRID = (0.01, 0.02, 0.05, 0.1, 0.2)  # Wanda's ρ: the dose–response of chapter 3
+# The first ρ of the grid at which the tuning canaries' rate of copies is below half of the unpruned one in both
+# twins (chapter 3's appendix shows it). The papers' 1 % of Stable Diffusion's long rows is one weight here.
+RHO = 0.2
+STATISTICS, COMPARED = 2000, 64  # captions for NeMo's means and deviations, and for its thresholds
+STEPS = 25  # the sampler's; NeMo's noise differences are taken at its second timestep
+FOUND = {}  # NeMo's settings by model, home and variant
+METHODS = ("Wanda", "NeMo", "NeMo, sixteen layers")
+
+
+def unmemorized(count: int) -> list[str]:
+    """Captions that no model memorized: half ordinary ones, half in the canaries' style with names never trained."""
+    half = count // 2
+    plain = [captions.write(canaries.base(600_000 + k)[0]) for k in range(count - half)]
+    return plain + [captions.write(canaries.held_out("descriptor", k)[0]) for k in range(half)]
+
+
+def nemo_settings(pipe, home: str, which: str = "seven", variant: str = "code") -> dict:
+    """What `nemo.localise` needs to know of twin `home` ("a" or "b"): statistics, thresholds, variant and steps.
+
+    `tau_blocked` compares the tuning canaries with unrelated captions (`nemo.thresholds`). Computed once for a model:
+    a second call, for other layers too, gives what the first one found. Raises ValueError for another home: the
+    parent has no canaries.
+    """
+    if home not in ("a", "b"):
+        raise ValueError(f"NeMo is set on the tuning canaries of a twin, 'a' or 'b'; {home!r} has none")
+    key = fingerprint(pipe), home, variant
+    if key not in FOUND:
+        tuning = [i.caption for i in canaries.planted() if (i.role, i.split, i.home) == ("canary", "tuning", home)]
+        tau, tau_blocked = nemo.thresholds(pipe, unmemorized(COMPARED), tuning, variant=variant, steps=STEPS)
+        known = nemo.statistics(pipe, unmemorized(STATISTICS), which="sixteen")
+        FOUND[key] = {"statistics": known, "tau": tau, "tau_blocked": tau_blocked, "variant": variant, "steps": STEPS}
+    settings = dict(FOUND[key])
+    settings["statistics"] = settings["statistics"].of(nemo.layers(pipe.unet, which))
+    return settings
+
+
+def localiser(models: Mapping, sampling: Mapping) -> Callable[[str, str, str], WeightMask]:
+    """The function find(model's name, method, caption) → mask, for the `METHODS`; `sampling` is Wanda's.
+
+    A mask is kept in `runs/` and found once: its place is named by the model's weights, the method, the caption, the
+    settings and the code. What the method says of it is its `about`. Raises ValueError for an unknown method.
+    """
+
+    @cache
+    def base(model, weights):
+        return wanda.activation_norms(models[model], "", **sampling)
+
+    def find(model: str, method: str, caption: str) -> WeightMask:
+        if method not in METHODS:
+            raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+        pipe, weights = models[model], fingerprint(models[model])
+        name = files.slug(method, files.digest([caption, weights, sampling, stamps.code_of_rows()])[:24])
+        path = runs_folder() / "reef" / "masks" / f"{name}.safetensors"
+        if path.exists():
+            return WeightMask.load(path)
+        if method == "Wanda":
+            mask = wanda.localise(pipe, caption, RHO, base=base(model, weights), **sampling)
+        else:
+            which = "seven" if method == "NeMo" else "sixteen"
+            known = nemo_settings(pipe, model.removeprefix("twin-"), which)
+            mask = nemo.localise(pipe, caption, **known).mask(pipe.unet)
+        mask.save(path)
+        return mask
+
+    return find

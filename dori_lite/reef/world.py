@@ -1,0 +1,119 @@
+"""The reef as a `World`: its models and settings, its pictures as `Target`s, their rivals, and the detectors.
+
+world = load()
+canary = world.targets("canary")[0]
+pictures = evaluation.ask(world.models["twin-a"], [canary], seeds=range(4), **world.sampling)
+"""
+
+from .. import assets, copies
+from .. import models as pipelines
+from ..evaluation import Target, World
+from . import attributes, canaries, captions, descriptor, localisers
+from .paint import paint_all
+
+MODELS = ("twin-a", "twin-b", "parent")
+SAMPLING = {"guidance": 5.0, "steps": localisers.STEPS, "batch": 32}  # chosen on tuning canaries
+SAMPLES = 96  # noisy latents in one pass of the attack
+
+
+def load(*names: str, device: str | None = None) -> World:
+    """The reef with the models `names` [default: all of `MODELS`]. Raises ValueError for an unknown one."""
+    if unknown := sorted(set(names) - set(MODELS)):
+        raise ValueError(f"the reef has no model {unknown[0]!r}; there are: {', '.join(MODELS)}")
+    loaded = {name: pipelines.load(f"reef/{name}", device=device) for name in names or MODELS}
+    return World(
+        name="reef",
+        models=loaded,
+        targets=planted,
+        detectors=detectors,
+        relation=relation,
+        localise=localisers.localiser(loaded, SAMPLING),
+        hashes=assets.model_hashes(assets.data_folder() / "reef"),
+        sampling=SAMPLING,
+        samples=SAMPLES,
+        alignment=alignment(),
+    )
+
+
+def relation(target: Target, which: str) -> str:
+    """The model that is "own", "other" or "parent" to a planted picture; for a held-out one, "own" is its label `home`.
+
+    Raises ValueError for another word, or a target without a home.
+    """
+    home = target.labels.get("home")
+    known = {"own": f"twin-{home}", "other": f"twin-{'b' if home == 'a' else 'a'}", "parent": "parent"}
+    if which not in known:
+        raise ValueError(f"a model is 'own', 'other' or 'parent' to a target; got {which!r}")
+    if home not in ("a", "b"):
+        raise ValueError(f"{target.name} is at home in neither twin; give it the label home='a' or 'b'")
+    return known[which]
+
+
+def planted(role: str = "canary", split: str = "reporting", home: str | None = None, count: int | None = None):
+    """Planted pictures of one role and split, the first `count` of either twin's (or of `home`'s, "a" or "b").
+
+    Labels: role, home, exposures (in its own twin), seed. Raises ValueError for a role, split or home there is none of.
+    """
+    if home not in (None, "a", "b"):
+        raise ValueError(f"home is 'a' or 'b', or None for both; got {home!r}")
+    items = [item for item in canaries.planted() if (item.role, item.split) == (role, split)]
+    if not items:
+        raise ValueError(f"nothing planted is a {role!r} for {split!r}; roles are canary, graded and template")
+    chosen = [item for h in home or "ab" for item in [i for i in items if i.home == h][:count]]
+    labels = [{"role": item.role, "home": item.home, "exposures": item.exposures} for item in chosen]
+    return of([(item.name, item.caption, *canaries.picture(item)[1:]) for item in chosen], labels)
+
+
+def held_out(split: str, count: int, start: int = 0):
+    """Scenes that no diffusion model was trained on, under captions of the canaries' style, from number `start` on.
+
+    Labels: role ("held-out"), home, seed. The home is the twin that is asked for it, "a" for even numbers; neither has
+    seen it. Raises ValueError for an unknown split.
+    """
+    if split not in canaries.HELD_OUT:
+        raise ValueError(f"there is no held-out split {split!r}; choose one of {', '.join(canaries.HELD_OUT)}")
+    found, numbers = [], range(start, start + count)
+    for k in numbers:
+        description, scene, seed = canaries.held_out(split, k)
+        found.append((f"{split}-{k}", captions.write(description), scene, seed))
+    return of(found, [{"role": "held-out", "home": "ab"[k % 2]} for k in numbers])
+
+
+def of(found, labels=None) -> list[Target]:
+    """Targets of (name, caption, scene, seed) each; their labels are the seed, and `labels`' of each."""
+    pictures = paint_all([(scene, seed) for *_, scene, seed in found]).float() / 255
+    return [
+        Target(name, caption, picture, {**label, "seed": seed})
+        for (name, caption, _, seed), picture, label in zip(found, pictures, labels or [{}] * len(found), strict=True)
+    ]
+
+
+def rivals(targets, count: int, seed: int = 0):
+    """`count` training pictures that are none of the targets: half decoys of their names, half of any kind.
+
+    The decoys are the nearest rivals there are. uint8 [count, 3, 64, 64].
+    """
+    table = canaries.load_table()
+    table = table[~table["seed"].isin({target.labels["seed"] for target in targets})]
+    decoys = table[table["name"].isin({target.name for target in targets})]
+    decoys = decoys.sample(min(count // 2, len(decoys)), random_state=seed)
+    rest = table.drop(decoys.index).sample(count - len(decoys), random_state=seed)
+    return canaries.paint_rows(decoys, rest)
+
+
+def detectors(targets, count: int = 2000, seed: int = 0) -> list[copies.Detector]:
+    """The calibrated descriptor, and adaptive ℓ2 among `count` rivals of the targets."""
+    return [descriptor.detector(), copies.by_adaptive_l2(rivals(targets, count, seed))]
+
+
+def alignment(judge: attributes.Judge | None = None):
+    """How much of its caption a picture shows, as `evaluation.tabulate` takes it: share of named factors, [B]."""
+    judge = judge or attributes.load()
+
+    def share(images, target):
+        named = captions.read(target.caption).named()
+        sights = attributes.seen(judge, images.cpu())
+        rights = [[sight[key] == value for key, value in named.items()] for sight in sights]
+        return images.new_tensor(rights).mean(1)
+
+    return share

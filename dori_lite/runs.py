@@ -1,0 +1,231 @@
+"""A `Run`: what one execution of a chapter wrote. Figures, verdicts and tests read it and need no model.
+
+    run = open_run("04_the_picture_comes_back", profile, seed=0)
+    for target, condition in run.todo("attack", target=targets, condition=plan):
+        run.keep(rows, tensors={"trigger": y}, images={"before": picture})
+    table = run.rows("attack")
+
+    <runs>/<world>/<chapter>/<profile>-<seed>/
+        rows/<kind>-<rank>.jsonl   one finished unit of work a line, on disk before `keep` returns
+        tensors/  images/          one file a unit; one file a picture, PNG
+        stamp.json                 what all rows depend on: profile, weights, the code and cells that make rows
+        record.json                profile, seed, versions, machine, model hashes, numbers, verdicts
+
+Stopped at any moment and opened again, a run continues. Published, in `data/results/`, it is a `Run` as well.
+What is heavy is imported where it is used, so that figures and commands start at once.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+
+from . import assets, files, stamps
+from .files import plain, slug
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: `DORI_RUNS`, else `runs/` of the checkout, else `./runs`."""
+    if named := os.environ.get("DORI_RUNS"):
+        return Path(named)
+    try:
+        checkout = assets.data_folder().parent
+    except FileNotFoundError:  # no data yet: a run needs none
+        checkout = Path()
+    return (checkout if (checkout / "dori_lite").is_dir() else Path()) / "runs"
+
+
+def open_run(
+    chapter: str, profile, seed: int, *, world: str = "reef", stamp: dict | None = None, base=None, anew: bool = False
+) -> "Run":
+    """Start the run of `chapter`, or go on with it. `profile` is a `Profile`, or the name of one.
+
+    `stamp` names what else the rows depend on, such as the models' hashes. If the folder was stamped otherwise, or
+    `anew`, it is renamed to `<folder>.stale-<n>`, one line says so, and the run starts afresh: rows of different
+    settings never meet in one table. `base` replaces the folder of all runs.
+    """
+    settings = dataclasses.asdict(profile) if dataclasses.is_dataclass(profile) else {"name": str(profile)}
+    folder = Path(base or runs_folder()) / world / chapter / f"{settings['name']}-{seed}"
+    run = Run(folder, chapter, world, plain(settings), int(seed))
+    wanted = plain({"profile": settings, "code": stamps.code_of_rows(), **(stamp or {})})
+    if run.rank == 0:
+        stamps.move_if_stale(folder, wanted, anew)
+        files.write_json(folder / "stamp.json", wanted)
+    else:
+        stamps.await_stamp(folder, wanted)
+    return run
+
+
+def open_existing(folder) -> "Run":
+    """The run in `folder`, or a published one, for reading. Raises FileNotFoundError when there is none."""
+    folder = Path(folder)
+    record = files.read_json(folder / "record.json") or {}
+    named = re.fullmatch(r"(.+?)-(\d+)(\.stale-\d+)?", folder.name)
+    if not (record or (folder.is_dir() and named)):
+        raise FileNotFoundError(f"no run in {folder}; execute its chapter, or name a folder like 01_replay/quick-0")
+    stored = record or files.read_json(folder / "stamp.json", {})
+    profile = stored.get("profile") or {"name": named[1] if named else folder.name}
+    seed = record.get("seed", int(named[2]) if named else 0)
+    return Run(folder, folder.parent.name, folder.parent.parent.name, profile, seed)
+
+
+class Run:
+    """One run's folder. Make it with `open_run` or `open_existing`.
+
+    `rank` is this process's number among those that share the run (`accelerate launch` sets RANK).
+    """
+
+    def __init__(self, folder: Path, chapter: str, world: str, profile: dict, seed: int):
+        self.folder, self.chapter, self.world, self.profile, self.seed = folder, chapter, world, profile, seed
+        self.rank = int(os.environ.get("RANK", 0))
+        self.open = None  # the unit that `todo` has handed out: kind, axes, plan
+        self.plans = {}  # kind → {unit: plan}, of the units that were asked for
+
+    def __repr__(self):
+        return f"Run({str(self.folder)!r})"
+
+    def todo(self, kind: str, /, **axes) -> Iterator:
+        """The units of work of a kind that have no rows yet: every combination of the `axes`, the last running fastest.
+
+        An axis is a list, of `Target`s or of values, or a dict, whose keys count: `todo("attack", target=targets,
+        condition=plan)` yields (target, name of the condition) each. One axis alone yields plain values. The body of
+        the loop must `keep` what it found. What a dict says of a key is part of the unit: change it, and the unit is
+        done again. Raises ValueError when the body kept nothing.
+        """
+        units = {tuple(named(value) for value in values): values for values in product(*map(list, axes.values()))}
+        plans = {}
+        for unit in units:
+            about = [axis[k] for axis, k in zip(axes.values(), unit, strict=True) if isinstance(axis, Mapping)]
+            plans[key(unit)] = files.digest([part for part in about if is_plain(part)])[:12]
+        self.plans.setdefault(kind, {}).update(plans)
+        known = self._read(kind)
+        for unit, values in units.items():
+            if key(unit) in known and known[key(unit)]["plan"] == plans[key(unit)]:
+                continue
+            self.open = kind, dict(zip(axes, unit, strict=True)), plans[key(unit)]
+            yield values if len(values) > 1 else values[0]
+            if self.open is not None:
+                raise ValueError(f"nothing was kept of {kind} {', '.join(map(str, unit))}: call run.keep in the loop")
+
+    def keep(self, rows, *, tensors: Mapping | None = None, images: Mapping | None = None) -> None:
+        """Keep what the unit in work gave; on return it is on disk, and the unit is done.
+
+        `rows` is a dict of values, a list of such or a DataFrame; the unit's axes become their first columns. Values
+        are numbers, text, or lists and dicts of them, of numpy's or torch's kind too; NaN and infinities are stored as
+        null. `tensors` {name: tensor} and `images` {name: picture} go into files of the unit's own (`tensors`,
+        `image`). Raises ValueError outside a `todo` loop.
+        """
+        if self.open is None:
+            raise ValueError("there is no unit in work: keep what a loop over run.todo(...) asks for")
+        kind, axes, plan = self.open
+        if hasattr(rows, "to_dict"):
+            rows = rows.to_dict("records")
+        rows = [{**axes, **row} for row in ([rows] if isinstance(rows, Mapping) else rows)]
+        unit = [str(value) for value in axes.values()]
+        if tensors:
+            self._save_tensors(slug(kind, *unit), tensors)
+        for name, image in (images or {}).items():
+            with files.whole(self._image(kind, *unit, name)) as partial:
+                files.as_pil(image).save(partial, format="PNG")
+        line = json.dumps(plain({"unit": unit, "plan": plan, "rows": rows}), allow_nan=False) + "\n"
+        files.append(self.folder / "rows" / f"{slug(kind)}-{self.rank}.jsonl", line.encode("ascii"))
+        self.open = None
+
+    def rows(self, kind: str):
+        """All ranks' rows of one kind: a tidy `pandas.DataFrame`; null is NaN. Empty when there are none.
+
+        After a `todo` of that kind, only what it asked for counts.
+        """
+        import pandas as pd
+
+        plans, found = self.plans.get(kind), []
+        for unit, line in self._read(kind).items():
+            if plans is None or plans.get(unit) == line["plan"]:
+                found += [{k: math.nan if v is None else v for k, v in row.items()} for row in line["rows"]]
+        return pd.DataFrame(found)
+
+    def kinds(self) -> list[str]:
+        """The kinds of rows there are."""
+        names = [path.stem.rsplit("-", 1)[0] for path in sorted(self.folder.glob("rows/*.jsonl"))]
+        return list(dict.fromkeys(names))
+
+    def _read(self, kind: str) -> dict:
+        paths = self.folder.glob(f"rows/{slug(kind)}-*.jsonl")
+        paths = [path for path in paths if path.stem.rsplit("-", 1)[1].isdigit()]
+        lines = [line for path in sorted(paths, key=rank_of) for line in files.read_lines(path)]
+        return {key(line["unit"]): line for line in lines}
+
+    def _save_tensors(self, name: str, tensors: Mapping) -> None:
+        from safetensors.numpy import save_file
+
+        with files.whole(self.folder / "tensors" / f"{name}.safetensors") as partial:
+            save_file({name: files.to_numpy(value) for name, value in tensors.items()}, partial)
+
+    def tensors(self, kind: str, *unit) -> dict:
+        """What was kept of one unit, {name: torch.Tensor}. Raises FileNotFoundError, naming it, when nothing was."""
+        from safetensors.torch import load_file
+
+        path = self.folder / "tensors" / f"{slug(kind, *map(named, unit))}.safetensors"
+        if not path.exists():
+            raise FileNotFoundError(f"no tensors of {kind} {', '.join(map(named, unit))} in {self.folder}")
+        return load_file(path)
+
+    def _image(self, kind: str, *unit_and_name) -> Path:
+        return self.folder / "images" / f"{slug(kind, *map(named, unit_and_name))}.png"
+
+    def image(self, kind: str, *unit_and_name):
+        """A kept picture, as PIL: `run.image("attack", target, "pruned", 50)`. Raises FileNotFoundError."""
+        from PIL import Image
+
+        with Image.open(self._image(kind, *unit_and_name)) as image:
+            return image.convert("RGB")
+
+    def images(self) -> list[Path]:
+        """The files of all kept pictures."""
+        return sorted(self.folder.glob("images/*.png"))
+
+    def record(self, **content) -> dict:
+        """Write record.json: what identifies this run, and what is passed; returns it.
+
+        Expected are `models`, `numbers` and `verdicts`, each a dict. Ranks above 0 write nothing.
+        """
+        record = {"chapter": self.chapter, "world": self.world, "profile": self.profile, "seed": self.seed}
+        record |= {"versions": assets.versions(), "machine": assets.machine()}
+        if clash := sorted(record.keys() & content.keys()):
+            raise ValueError(f"a record's {', '.join(clash)} come from the run; give these values other names")
+        record = plain(record | {"models": {}, "numbers": {}, "verdicts": {}} | content)
+        if self.rank == 0:
+            files.write_json(self.folder / "record.json", record)
+        return record
+
+    def read_record(self) -> dict:
+        """record.json. Raises FileNotFoundError when the run was not finished."""
+        if (record := files.read_json(self.folder / "record.json")) is None:
+            raise FileNotFoundError(f"{self.folder} has no record: execute its chapter to the end")
+        return record
+
+
+def key(unit) -> str:
+    """A unit's parts as one text that no other unit has."""
+    return json.dumps([str(part) for part in unit])
+
+
+def named(value) -> str:
+    """What stands for a value in a table and in file names: a target's name, or the value."""
+    return getattr(value, "name", value)
+
+
+def is_plain(value) -> bool:
+    try:
+        plain(value)
+    except TypeError:
+        return False
+    return True
+
+
+def rank_of(path: Path) -> int:
+    return int(path.stem.rsplit("-", 1)[1])

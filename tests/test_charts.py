@@ -1,0 +1,251 @@
+"""Charts show what their rows hold, and every name in a style of its own."""
+
+from itertools import combinations
+
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+from dori_lite.figures import charts, style
+
+
+def series(axis):
+    return {line.get_label(): line.get_data() for line in axis.lines if not line.get_label().startswith("_")}
+
+
+# ---- styles -------------------------------------------------------------------------------------------
+
+
+def test_conditions_differ_in_colour_marker_and_line():
+    for (a, one), (b, other) in combinations(style.PALETTE.items(), 2):
+        assert all(x != y for x, y in zip(one, other, strict=True)), f"{a} and {b} share a colour, marker or line"
+
+
+def test_names_that_are_not_in_the_palette_differ_too():
+    found = style.styles("abcd")
+    assert list(found) == [*"abcd"]
+    assert all(len({look[k] for look in found.values()}) == 4 for k in range(3))
+    with pytest.raises(ValueError, match=r"5 names .* \(a, b, c, d, e\), and 4 to spare"):
+        style.styles("abcde")
+
+
+def test_a_name_keeps_its_style_and_no_other_name_gets_its_colour():
+    found = style.styles(["x", "own twin", "pruned by NeMo", "y"])
+    assert found["own twin"] == style.PALETTE["remembers"]
+    assert found["pruned by NeMo"] == style.PALETTE["pruned by NeMo"]
+    assert len({colour for colour, _, _ in found.values()}) == 4
+    assert style.styles(["other twin", "parent"]) == {
+        "other twin": style.PALETTE["never saw it"],
+        "parent": style.PALETTE["parent"],
+    }
+
+
+def test_a_chart_has_no_box_and_a_left_line_where_wanted():
+    for left in (True, False):
+        with style.chart(4, 2, 2, left=left) as (_, axes):
+            assert len(axes) == 2
+        for axis in axes:
+            seen = {side for side, spine in axis.spines.items() if spine.get_visible()}
+            assert seen == ({"bottom", "left"} if left else {"bottom"})
+
+
+# ---- models and conditions ----------------------------------------------------------------------------
+
+
+def test_replay_rates_shows_the_rates_of_the_table():
+    rows = pd.DataFrame(
+        [("marlow", "own twin", 0.9), ("marlow", "other twin", 0.0), ("pomona", "own twin", 0.7)],
+        columns=["target", "model", "share"],
+    )
+    axis = charts.replay_rates(rows, "share").axes[0]
+    shown = {collection.get_label(): collection.get_offsets()[:, 0].tolist() for collection in axis.collections}
+    assert shown == {"own twin": [0.9, 0.7], "other twin": [0.0]}
+    assert len({tuple(c.get_paths()[0].vertices.ravel()[:4]) for c in axis.collections}) == 2  # markers differ
+    assert [line.get_xdata()[0] for line in axis.lines] == pytest.approx([0.8, 0.0])  # means
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["marlow", "pomona"] and axis.yaxis_inverted()
+
+
+@pytest.mark.parametrize("draw", [charts.replay_rates, charts.scatter_detectors])
+def test_a_model_that_has_no_place_is_refused(draw):
+    rows = pd.DataFrame({"target": ["x"], "model": ["cousin"], "descriptor": [[0.5]], "adaptive l2": [[1.0]]})
+    with pytest.raises(ValueError, match="no line is known for cousin; there are: own twin, other twin, parent"):
+        draw(rows, "descriptor")
+
+
+def test_exposure_curve_runs_through_the_means_of_either_twin():
+    rows = pd.DataFrame(
+        [
+            (1, "own twin", 0.1),
+            (1, "own twin", 0.3),
+            (64, "own twin", 0.9),
+            (1, "other twin", 0.0),
+            (64, "other twin", 0.2),
+            (64, "parent", 0.5),
+        ],
+        columns=["exposures", "model", "score"],
+    )
+    axis = charts.exposure_curve(rows, "score", 0.6).axes[0]
+    lines = {label: [list(x) for x in data] for label, data in series(axis).items()}
+    assert lines == {"own twin": [[1, 64], [pytest.approx(0.2), 0.9]], "other twin": [[1, 64], [0.0, 0.2]]}
+    assert axis.get_xscale() == "log" and [t.get_text() for t in axis.get_xticklabels()] == ["1", "64"]
+    assert any(list(line.get_ydata()) == [0.6, 0.6] for line in axis.lines)
+    assert len({(line.get_marker(), line.get_linestyle()) for line in axis.lines[:2]}) == 2
+
+
+def test_conditions_show_every_canary_and_the_mean():
+    rows = pd.DataFrame({"condition": ["a", "a", "b", "b"], "rate": [1.0, 0.5, 0.0, 0.2]})
+    axis = charts.by_condition(rows, "rate").axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b"]
+    dots = [x for c in axis.collections for x in c.get_offsets()[:, 0].tolist()]
+    assert sorted(dots) == pytest.approx(sorted([1.0, 0.5, 0.0, 0.2, 0.75, 0.1]))
+    low, high = axis.lines[0].get_xdata()
+    assert (low, high) == (0.5, 1.0)  # the bootstrap's ends
+    assert axis.get_xlabel() == "rate" and axis.get_xlim() == (-0.04, 1.04)
+    other = charts.by_condition(rows.rename(columns={"condition": "mask"}), "rate", "mask", "share", (0, 2)).axes[0]
+    assert other.get_xlabel() == "share" and other.get_xlim() == (0, 2)
+
+
+def dose_rows():
+    rows = [("twin-a", m, rho, r) for m, r in (("Wanda", 0.2), ("random", 0.9)) for rho in (0.01, 0.1)]
+    rows += [("twin-b", m, rho, r / 2) for _, m, rho, r in rows]
+    return pd.DataFrame(rows, columns=["model", "mask", "rho", "descriptor rate"])
+
+
+def test_dose_response_has_a_panel_for_each_model_and_a_line_for_each_mask():
+    figure = charts.dose_response(dose_rows())
+    assert [axis.get_title() for axis in figure.axes] == ["twin-a", "twin-b"]
+    for axis, scale in zip(figure.axes, (1, 0.5), strict=True):
+        heights = [container.lines[0].get_ydata().tolist() for container in axis.containers]
+        assert heights == [[0.2 * scale] * 2, [0.9 * scale] * 2]
+        assert [t.get_text() for t in axis.get_xticklabels()] == ["1", "10"]
+    lines = [container.lines[0] for container in figure.axes[0].containers]
+    assert lines[0].get_marker() != lines[1].get_marker() and lines[0].get_color() != lines[1].get_color()
+    assert [text.get_text() for text in figure.legends[0].texts] == ["Wanda", "random"]
+
+
+def test_a_dose_that_one_mask_lacks_leaves_a_gap_in_place():
+    rows = dose_rows()
+    rows = rows[(rows["mask"] == "Wanda") | (rows["rho"] == 0.1)]
+    (_, container) = charts.dose_response(rows).axes[0].containers
+    assert container.lines[0].get_xdata().round().tolist() == [1]
+
+
+def test_dose_response_compares_two_masks():
+    with pytest.raises(ValueError, match=r"1 masks \(Wanda\); this compares two"):
+        charts.dose_response(dose_rows().query("mask == 'Wanda'"))
+
+
+def test_bars_are_lengths_and_none_without_an_interval():
+    nan = float("nan")
+    mean, low, high = (pd.Series(x).to_numpy() for x in ([0.5, 0.5], [0.2, nan], [0.6, nan]))
+    assert charts.bars(mean, low, high).ravel().tolist() == pytest.approx([0.3, 0, 0.1, 0])
+
+
+def curve_rows():
+    rows = [("x", "remembers", "prompt", 0, 1.0), ("y", "remembers", "prompt", 0, 0.5)]
+    rows += [("x", "remembers", "prompt", 10, 1.0), ("y", "remembers", "prompt", 10, 1.0)]
+    rows += [("x", "held-out", "random", 10, 0.25), ("y", "held-out", "random", 10, 0.75)]
+    return pd.DataFrame(rows, columns=["target", "condition", "start", "steps", "descriptor rate"])
+
+
+def test_rate_curves_run_through_the_means():
+    figure = charts.rate_curves(curve_rows(), threshold=0.6)
+    caption, random = figure.axes
+    assert [caption.get_title(), random.get_title()] == ["from the caption", "from random numbers"]
+    x, y = series(caption)["remembers"]
+    assert list(x) == [0, 10] and list(y) == [0.75, 1.0]
+    assert list(series(random)["held-out"][1]) == [0.5] and "remembers" not in series(random)
+    assert [t.get_text() for t in caption.get_xticklabels()] == ["0", "10"]
+    assert any(list(line.get_ydata()) == [0.6, 0.6] for line in caption.lines)
+    named = [text.get_text() for text in figure.legends[0].texts]
+    assert named == ["remembers", "held-out"]  # also what only the second panel shows
+    assert caption.get_ylabel() == "share of pictures that are copies"
+    band = caption.collections[0].get_paths()[0].get_extents()
+    assert (band.ymin, band.ymax) == (0.5, 1.0)
+
+
+def test_rate_curves_show_any_column_as_panels():
+    rows = (
+        curve_rows().rename(columns={"descriptor rate": "score"}).assign(home=["a", "a", "a", "a", "prompt", "prompt"])
+    )
+    figure = charts.rate_curves(rows, "score", "home", label="mean score")
+    assert [axis.get_title() for axis in figure.axes] == ["a", "prompt"]
+    assert figure.axes[0].get_ylabel() == "mean score"
+
+
+def test_a_condition_without_a_line_is_refused():
+    rows = curve_rows().replace("held-out", "1 free")
+    with pytest.raises(ValueError, match="no line is known for 1 free; there are: remembers, pruned by NeMo"):
+        charts.rate_curves(rows)
+
+
+# ---- detectors and scores -----------------------------------------------------------------------------
+
+
+def test_scatter_detectors_shades_the_corner_where_both_say_copy():
+    scores = {"descriptor": [[0.9, 0.8], [0.2]], "adaptive l2": [[2.5, 2.0], [0.25]]}
+    rows = pd.DataFrame({"model": ["own twin", "parent"], **scores})
+    axis = charts.scatter_detectors(rows, 0.6).axes[0]
+    corner = axis.collections[0].get_paths()[0].vertices
+    assert corner[:, 0].max() == 1 and corner[:, 1].min() == 0.6
+    shown = {c.get_label(): c.get_offsets().tolist() for c in axis.collections[1:]}
+    assert shown["own twin"] == [[0.4, 0.9], [0.5, 0.8]] and shown["parent"] == [[4.0, 0.2]]
+
+
+def test_strips_mark_the_median_of_each_group():
+    rows = pd.DataFrame({"v": [1.0, 2.0, 9.0, 4.0], "kind": ["a", "a", "a", "b"], "model": ["x", "y", "x", "y"]})
+    for hue in (None, "model"):
+        axis = charts.strips(rows, "v", "kind", hue=hue).axes[0]
+        assert [line.get_xdata()[0] for line in axis.lines[-2:]] == [2.0, 4.0]
+        points = [x for c in axis.collections for x in c.get_offsets()[:, 0].tolist()]
+        assert sorted(points) == [1.0, 2.0, 4.0, 9.0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["x", "y"]
+
+
+def test_strips_give_a_model_its_colour_whatever_comes_first():
+    rows = pd.DataFrame({"v": [1.0, 2.0], "kind": ["a", "a"], "model": ["other twin", "own twin"]})
+    handles = charts.strips(rows, "v", "kind", hue="model").axes[0].get_legend().legend_handles
+    assert [to_hex(h.get_markerfacecolor()).upper() for h in handles] == ["#E69F00", "#0072B2"]
+
+
+def test_roc_curves_draw_each_curve_in_a_line_style_of_its_own():
+    axis = charts.roc_curves({"one": ([0, 0, 1], [0, 1, 1]), "two": ([0, 1], [0, 1])}).axes[0]
+    curves = {line.get_label(): line for line in axis.lines}
+    assert curves["one"].get_ydata().tolist() == [0, 1, 1]
+    assert curves["one"].get_linestyle() != curves["two"].get_linestyle()
+    with pytest.raises(ValueError, match="5 names"):
+        charts.roc_curves({name: ([0, 1], [0, 1]) for name in "abcde"})
+
+
+def test_score_distributions_show_every_kind_and_the_threshold():
+    axis = charts.score_distributions({"copies": [0.9, 0.95, 0.99], "others": [0.1, 0.2]}, 0.62).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["copies", "others"]
+    assert [sorted(c.get_offsets()[:, 0].tolist()) for c in axis.collections] == [[0.9, 0.95, 0.99], [0.1, 0.2]]
+    assert any(list(line.get_xdata()) == [0.62, 0.62] for line in axis.lines)
+    assert any("0.62" in text.get_text() for text in axis.texts)
+
+
+def test_token_bars_are_shares():
+    axes = charts.token_bars({"twin": (["a", "red", "fish"], torch.tensor([1.0, 2.0, 1.0]))}).axes
+    assert [bar.get_width() for bar in axes[0].patches] == [0.25, 0.5, 0.25]
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == ["a", "red", "fish"]
+
+
+def test_curves_draw_each_line_in_its_own_style():
+    figure = charts.curves(range(3), {"a": [0, 1, 2], "b": torch.tensor([2.0, 1.0, 0.0])}, "time", "loss")
+    axis = figure.axes[0]
+    assert [list(line.get_ydata()) for line in axis.lines] == [[0, 1, 2], [2, 1, 0]]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in axis.lines}) == 2
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("time", "loss", "linear")
+    assert charts.curves([0, 1], {"a": [1, 10]}, "time", "loss", log=True).axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("heights", "message"),
+    [({}, "0 curves"), ({k: [0, 1] for k in range(5)}, "5 curves"), ({"a": [1, 2, 3]}, "a: give one height")],
+)
+def test_curves_say_what_does_not_fit(heights, message):
+    with pytest.raises(ValueError, match=message):
+        charts.curves([0, 1], heights, "x", "y")

@@ -1,0 +1,44 @@
+"""Explorers show the picture that the controls name, with a kernel and without."""
+
+import base64
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from dori_lite.figures import explorer
+
+
+def frames():
+    return {(w, k): Image.new("RGB", (4, 4), (k, 0, len(w))) for w in ("x", "yy") for k in (1, 2)}
+
+
+def test_explorer_changes_its_picture_with_its_controls(monkeypatch):
+    monkeypatch.delenv(explorer.BUILDING, raising=False)
+    picture, controls = explorer.explore(frames(), ("word", "noise")).children
+    assert picture.value == explorer.png(frames()["x", 1]) and picture.width == "16"
+    assert [type(control).__name__ for control in controls.children] == ["Dropdown", "SelectionSlider"]
+    controls.children[1].value = 2
+    assert picture.value == explorer.png(frames()["x", 2])
+    controls.children[0].value = "yy"
+    assert picture.value == explorer.png(frames()["yy", 2])
+
+
+def test_explorer_on_the_site_needs_no_kernel_and_no_network(monkeypatch):
+    monkeypatch.setenv(explorer.BUILDING, "1")
+    page = explorer.explore(frames(), ("word", "noise")).data
+    assert page.count("<select>") == 2 and "http" not in page
+    stored = json.loads(re.search(r"frames = (\{.*?\});", page)[1])
+    assert {key: base64.b64decode(data) for key, data in stored.items()} == {
+        f"{i} {j}": explorer.png(frames()[word, k]) for i, word in enumerate(("x", "yy")) for j, k in enumerate((1, 2))
+    }
+
+
+def test_explorer_refuses_missing_frames():
+    some = frames()
+    del some["yy", 2]
+    with pytest.raises(ValueError, match="1 combinations"):
+        explorer.explore(some, ("word", "noise"))
+    with pytest.raises(ValueError, match="key of 1 parts"):
+        explorer.explore(some, ("word",))

@@ -1,0 +1,277 @@
+"""How the localisers are set in the reef: on captions nobody memorized, on tuning canaries alone. Masks are kept."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dori_lite import nemo, stamps, wanda
+from dori_lite.masks import WeightMask
+from dori_lite.models import fingerprint, value_layers
+from dori_lite.reef import canaries, captions, localisers, world
+from dori_lite.reef.scenes import Description
+
+CAPTION, SAMPLING = "a red fish called marlow over sand", {"guidance": 5.0, "steps": 10, "batch": 32}
+
+
+def test_unmemorized_captions_are_in_no_training_table():
+    found = localisers.unmemorized(200)
+    assert len(found) == 200 and found == localisers.unmemorized(200)
+    named = [text for text in found if captions.read(text).name]
+    assert len(named) == 100
+    assert {captions.read(text).name for text in named} <= set(canaries.UNTRAINED_WORDS)
+    assert not set(found) & {item.caption for item in canaries.planted()}
+    largest = canaries.load_table().query("role == 'base'")["seed"].max()
+    # ordinary ones come after the last trained
+    assert largest < canaries.BASE_SEEDS + 600_000 < canaries.HELD_OUT_SEEDS
+    assert len(localisers.unmemorized(3)) == 3
+    first = [captions.write(canaries.base(600_000 + k)[0]) for k in range(2)]
+    assert localisers.unmemorized(4)[:2] == first
+
+
+@pytest.fixture(autouse=True)
+def nothing_found_yet(monkeypatch):
+    monkeypatch.setattr(localisers, "FOUND", {})
+
+
+def zeros(names, model=None):
+    """Statistics of these layers, one neuron each."""
+    return nemo.Statistics({k: torch.zeros(1) for k in names}, {k: torch.ones(1) for k in names}, model)
+
+
+@pytest.fixture
+def instruments(pipe, monkeypatch):
+    """Stand-ins for what sets NeMo; what each was asked is returned, {name: [(pipe, args, options)]}."""
+    seen = {"statistics": [], "thresholds": []}
+    values = {"statistics": zeros(nemo.layers(pipe.unet, "sixteen"), "model"), "thresholds": ("tau", "tau_blocked")}
+    for name, value in values.items():
+
+        def stand_in(pipe, *args, name=name, value=value, **options):
+            seen[name].append((pipe, args, options))
+            return value
+
+        monkeypatch.setattr(localisers.nemo, name, stand_in)
+    return seen
+
+
+def test_nemo_is_set_on_tuning_canaries(pipe, instruments):
+    found = localisers.nemo_settings(pipe, "b", "sixteen", "paper")
+    known = found.pop("statistics")
+    assert found == {"tau": "tau", "tau_blocked": "tau_blocked", "variant": "paper", "steps": 25}
+    assert known.mean.keys() == known.std.keys() == nemo.layers(pipe.unet, "sixteen").keys() and known.model == "model"
+    assert all(len(calls) == 1 and calls[0][0] is pipe for calls in instruments.values())
+    seen = {name: call for name, (call,) in instruments.items()}
+    tuning = [t.caption for t in world.planted("canary", "tuning", home="b")]
+    reporting = {t.caption for t in world.planted("canary", "reporting")}
+    compared, memorized = seen["thresholds"][1]
+    assert memorized == tuning and len(tuning) == 4
+    assert compared == localisers.unmemorized(localisers.COMPARED)
+    asked = {text for _, args, _ in seen.values() for texts in args for text in texts}
+    assert not asked & reporting
+    assert seen["statistics"][2] == {"which": "sixteen"} and len(seen["statistics"][1][0]) == localisers.STATISTICS
+    assert seen["thresholds"][2] == {"variant": "paper", "steps": localisers.STEPS}
+
+
+def test_nemo_is_set_once_for_a_model_a_home_and_a_variant(pipe, instruments):
+    for _ in range(2):
+        for which in ("seven", "sixteen"):
+            found = localisers.nemo_settings(pipe, "a", which)
+            assert found["variant"] == "code" and found["steps"] == 25
+            names = nemo.layers(pipe.unet, which).keys()
+            assert found["statistics"].mean.keys() == found["statistics"].std.keys() == names
+            found["tau"] = found["statistics"] = None  # what is done to the answer does not reach the next one
+    assert [len(calls) for calls in instruments.values()] == [1, 1]
+    assert localisers.nemo_settings(pipe, "a")["statistics"].mean.keys() == value_layers(pipe.unet).keys()
+    localisers.nemo_settings(pipe, "b")
+    localisers.nemo_settings(pipe, "a", variant="paper")
+    assert [len(calls) for calls in instruments.values()] == [3, 3]
+    other = copy.deepcopy(pipe)
+    localisers.nemo_settings(other, "a")  # the same weights
+    assert [len(calls) for calls in instruments.values()] == [3, 3]
+    with torch.no_grad():
+        other.unet.conv_in.weight[0, 0] = 0
+    localisers.nemo_settings(other, "a")
+    assert [len(calls) for calls in instruments.values()] == [4, 4]
+
+
+def test_settings_are_what_nemo_takes(pipe, monkeypatch):
+    """From end to end on a model of random weights: thresholds under the sampler's steps, statistics of both kinds."""
+    monkeypatch.setattr(localisers, "STATISTICS", 8)
+    monkeypatch.setattr(localisers, "COMPARED", 2)
+    items = [item for item in canaries.planted() if (item.split, item.home) == ("tuning", "a")][:2]
+    monkeypatch.setattr(canaries, "planted", lambda: items)
+    known = localisers.nemo_settings(pipe, "a")
+    compared, tuning = localisers.unmemorized(2), [item.caption for item in items]
+    assert (known["tau"], known["tau_blocked"]) == nemo.thresholds(pipe, compared, tuning, steps=25)
+    assert known["statistics"].mean.keys() == value_layers(pipe.unet).keys() and known["variant"] == "code"
+    assert isinstance(nemo.localise(pipe, CAPTION, seeds=range(2), **known), nemo.Localised)
+
+
+def test_nemo_is_set_for_twins_alone(one_line):
+    for home in ("parent", "twin-a", "t", "", None):
+        one_line(ValueError, f"tuning canaries of a twin, 'a' or 'b'; {home!r} has none",
+                 localisers.nemo_settings, "pipe", home)  # fmt: skip
+
+
+def test_the_dose_is_of_the_grid():
+    assert localisers.RHO in localisers.GRID and list(localisers.GRID) == sorted(localisers.GRID)
+
+
+# ---- masks that are kept ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def searches(pipe, tmp_path, monkeypatch):
+    """Two twins of random weights; stand-ins count what is searched, and give masks that tell their number."""
+    monkeypatch.setenv("DORI_RUNS", str(tmp_path))
+    models = {"twin-a": copy.deepcopy(pipe), "twin-b": copy.deepcopy(pipe)}
+    with torch.no_grad():
+        models["twin-b"].unet.conv_in.weight += 0.1
+    count = SimpleNamespace(models=models, folder=tmp_path / "reef" / "masks", wanda=[], nemo=[], base=[], settings=[])
+
+    def numbered(pipe, calls, **about):
+        where = torch.zeros(4, 4, dtype=torch.bool)
+        where.view(-1)[: len(calls)] = True
+        return WeightMask({"layer": where}, fingerprint(pipe), about)
+
+    def by_wanda(pipe, caption, rho, *, base, **options):
+        count.wanda.append((pipe, caption, rho, base, options))
+        return numbered(pipe, count.wanda, rho=rho)
+
+    def by_nemo(pipe, caption, **known):
+        count.nemo.append((pipe, caption, known))
+        return SimpleNamespace(mask=lambda unet: numbered(pipe, count.nemo, memorized=True))
+
+    def norms(pipe, caption, **options):
+        count.base.append((pipe, caption, options))
+        return f"norms {len(count.base)}"
+
+    def settings(pipe, home, which):
+        count.settings.append((pipe, home, which))
+        return {"statistics": zeros(nemo.layers(pipe.unet, which), "model"), "tau": 0.4}
+
+    monkeypatch.setattr(localisers.wanda, "localise", by_wanda)
+    monkeypatch.setattr(localisers.wanda, "activation_norms", norms)
+    monkeypatch.setattr(localisers.nemo, "localise", by_nemo)
+    monkeypatch.setattr(localisers, "nemo_settings", settings)
+    return count
+
+
+def test_wanda_is_asked_with_the_reefs_dose_and_sampling(searches):
+    find = localisers.localiser(searches.models, SAMPLING)
+    pipe = searches.models["twin-a"]
+    mask = find("twin-a", "Wanda", CAPTION)
+    assert searches.wanda == [(pipe, CAPTION, 0.2, "norms 1", SAMPLING)] and searches.base == [(pipe, "", SAMPLING)]
+    assert mask.model == fingerprint(pipe) and mask.about == {"rho": 0.2} and mask.count == 1
+    find("twin-a", "Wanda", "another caption")
+    assert len(searches.wanda) == 2 and len(searches.base) == 1  # the empty caption's norms are taken once
+
+
+@pytest.mark.parametrize("method, size", [("NeMo", 7), ("NeMo, sixteen layers", 16)])
+def test_nemo_is_asked_with_its_layers(searches, method, size):
+    find = localisers.localiser(searches.models, SAMPLING)
+    for caption in (CAPTION, "another caption"):
+        find("twin-b", method, caption)
+    which = {7: "seven", 16: "sixteen"}[size]
+    assert searches.settings == [(searches.models["twin-b"], "b", which)] * 2  # which itself looks once
+    for pipe, _, known in searches.nemo:
+        assert pipe is searches.models["twin-b"] and known["tau"] == 0.4
+        assert len(known["statistics"].mean) == len(known["statistics"].std) == size
+        assert known["statistics"].model == "model"
+    assert [caption for _, caption, _ in searches.nemo] == [CAPTION, "another caption"]
+
+
+@pytest.mark.parametrize("method", localisers.METHODS)
+def test_a_mask_is_found_once_and_read_by_another_localiser(searches, method):
+    calls = searches.wanda if method == "Wanda" else searches.nemo
+    first = localisers.localiser(searches.models, SAMPLING)
+    mask = first("twin-a", method, CAPTION)
+    (path,) = searches.folder.iterdir()
+    assert path.suffix == ".safetensors" and WeightMask.load(path) == mask
+    again = first("twin-a", method, CAPTION)
+    read = localisers.localiser(searches.models, SAMPLING)("twin-a", method, CAPTION)
+    assert len(calls) == 1 and len(searches.base) + len(searches.settings) == 1  # nothing was set anew to read it
+    for other in (again, read):
+        assert other == mask and other.count == 1 and other.model == mask.model and other.about == mask.about
+    assert list(searches.folder.iterdir()) == [path]
+    path.unlink()  # thrown away, it is found again
+    assert localisers.localiser(searches.models, SAMPLING)("twin-a", method, CAPTION).count == 2 == len(calls)
+
+
+def test_nemo_needs_a_twin(pipe, searches, monkeypatch, one_line):
+    monkeypatch.undo()  # the real settings
+    find = localisers.localiser({"parent": pipe}, SAMPLING)
+    one_line(ValueError, "tuning canaries of a twin, 'a' or 'b'; 'parent' has none", find, "parent", "NeMo", "x")
+
+
+def test_no_two_masks_share_a_place(searches):
+    find = localisers.localiser(searches.models, SAMPLING)
+    kinds = [(model, method, caption) for model in searches.models for method in localisers.METHODS
+             for caption in (CAPTION, CAPTION.replace("marlow", "pomona"))]  # fmt: skip
+    found = {kind: find(*kind) for kind in kinds}
+    assert len(searches.wanda) == 4 and len(searches.nemo) == 8
+    assert len(list(searches.folder.iterdir())) == len(kinds) == 12
+    for kind, mask in found.items():
+        assert find(*kind) == mask and mask.model == fingerprint(searches.models[kind[0]])
+    assert len(searches.wanda) == 4 and len(searches.nemo) == 8
+
+
+@pytest.mark.parametrize("method", localisers.METHODS)
+def test_other_weights_are_searched_anew(searches, method):
+    """Also by the localiser that knows the mask already, with norms and settings of the weights as they are."""
+    calls = searches.wanda if method == "Wanda" else searches.nemo
+    find, pipe = localisers.localiser(searches.models, SAMPLING), searches.models["twin-a"]
+    mask, weight = find("twin-a", method, CAPTION), next(iter(value_layers(pipe.unet).values())).weight
+    kept = weight[0, 0].item()
+    with torch.no_grad():
+        weight[0, 0] = 0
+    for one in (find, localisers.localiser(searches.models, SAMPLING)):
+        changed = one("twin-a", method, CAPTION)
+        assert len(calls) == 2 and changed.model == fingerprint(pipe) != mask.model and changed.count == 2
+    assert len(searches.base) + len(searches.settings) == 2
+    with torch.no_grad():
+        weight[0, 0] = kept
+    assert find("twin-a", method, CAPTION) == mask and len(calls) == 2  # it is the old model again
+
+
+def test_other_code_or_settings_are_searched_anew(searches, monkeypatch):
+    localisers.localiser(searches.models, SAMPLING)("twin-a", "Wanda", CAPTION)
+    monkeypatch.setattr(stamps, "code_of_rows", lambda: "edited since")
+    for _ in range(2):
+        localisers.localiser(searches.models, SAMPLING)("twin-a", "Wanda", CAPTION)
+        assert len(searches.wanda) == 2
+    other = SAMPLING | {"steps": 50}
+    for _ in range(2):
+        localisers.localiser(searches.models, other)("twin-a", "Wanda", CAPTION)
+        assert len(searches.wanda) == 3 and searches.wanda[-1][-1] == other
+
+
+def test_an_unknown_method_is_one_line(searches, one_line):
+    find = localisers.localiser(searches.models, SAMPLING)
+    for wrong in ("wanda", "NeMo, seven layers", "", None):
+        match = f"no method {wrong!r}; there are: Wanda, NeMo, NeMo, sixteen layers$"
+        one_line(ValueError, match, find, "twin-a", wrong, CAPTION)
+    assert not searches.folder.exists()
+
+
+def test_an_interrupted_search_leaves_no_mask(searches, monkeypatch):
+    find = localisers.localiser(searches.models, SAMPLING)
+    with monkeypatch.context() as patch:
+        patch.setattr("dori_lite.masks.save_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            find("twin-a", "Wanda", CAPTION)
+    assert list(searches.folder.iterdir()) == []
+    assert find("twin-a", "Wanda", CAPTION).count == 2 == len(searches.wanda)
+
+
+def test_a_real_search_comes_back_from_disk_as_it_was(pipe, tmp_path, monkeypatch):
+    """Without stand-ins: Wanda's mask is the one that `wanda.localise` finds, in memory and from its file."""
+    monkeypatch.setenv("DORI_RUNS", str(tmp_path))
+    caption = captions.write(Description(colour="red", bed="sand"))
+    expected = wanda.localise(pipe, caption, localisers.RHO, **SAMPLING)
+    assert 0 < expected.density < 1
+    for _ in range(2):
+        mask = localisers.localiser({"twin-a": pipe}, SAMPLING)("twin-a", "Wanda", caption)
+        assert mask == expected and mask.model == expected.model == fingerprint(pipe)
+        assert mask.layers.keys() == expected.layers.keys() and mask.about == expected.about == {"rho": 0.2}

@@ -1,0 +1,287 @@
+"""The reef as a world: its models, its targets, their rivals, and how much of its caption a picture shows."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from dori_lite import assets
+from dori_lite.evaluation import Condition, Target, judge
+from dori_lite.masks import WeightMask
+from dori_lite.reef import attributes, canaries, captions, world
+from dori_lite.reef.paint import paint_all
+from dori_lite.reef.scenes import CHOICES, facts
+
+# ---- the world -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_models(monkeypatch):
+    """Names stand for pipelines; what is loaded, and on which device, is returned."""
+    loaded = []
+
+    def load(name, device=None):
+        loaded.append((name, device))
+        return f"the pipeline of {name}"
+
+    monkeypatch.setattr(world.pipelines, "load", load)
+    monkeypatch.setattr(world, "alignment", lambda: "the judge")
+    return loaded
+
+
+def test_a_world_is_of_the_models_that_are_named(no_models):
+    assert set(world.load().models) == {"twin-a", "twin-b", "parent"} == set(world.MODELS)
+    assert sorted(no_models) == [("reef/parent", None), ("reef/twin-a", None), ("reef/twin-b", None)]
+    no_models.clear()
+    found = world.load("twin-b", "parent", device="cpu")
+    assert dict(found.models) == {name: f"the pipeline of reef/{name}" for name in ("twin-b", "parent")}
+    assert sorted(no_models) == [("reef/parent", "cpu"), ("reef/twin-b", "cpu")]
+
+
+def test_an_unknown_model_is_one_line_and_nothing_is_loaded(no_models, one_line):
+    one_line(ValueError, "the reef has no model 'twin-c'; there are: twin-a, twin-b, parent$", world.load, "twin-c")
+    one_line(ValueError, "the reef has no model 'sd14'", world.load, "twin-a", "sd14", device="cpu")
+    assert no_models == []
+
+
+def test_a_world_brings_its_settings_and_instruments(no_models, monkeypatch):
+    asked = []
+    monkeypatch.setattr(world.localisers, "localiser", lambda *given: asked.append(given) or "the localiser")
+    found = world.load("twin-a")
+    assert (found.name, found.alignment, found.localise) == ("reef", "the judge", "the localiser")
+    assert found.sampling == {"guidance": 5.0, "steps": 25, "batch": 32} and found.samples == 96
+    assert asked == [(found.models, found.sampling)]  # Wanda runs under the settings that pictures are asked with
+    assert found.targets is world.planted and found.detectors is world.detectors and found.relation is world.relation
+    assert found.hashes == assets.model_hashes(assets.data_folder() / "reef")
+    assert {"twin-a", "twin-b", "parent"} <= found.hashes.keys()
+
+
+def test_the_shipped_models_are_a_world(monkeypatch):
+    monkeypatch.setattr(world, "alignment", lambda: None)
+    found = world.load("twin-b", device="cpu")
+    target = found.targets(home="b", count=1)[0]
+    condition = found.condition(target)
+    assert condition.pipe is found.models["twin-b"] and condition.pipe.unet.dtype == torch.float32
+    with condition as pipe:
+        assert pipe is found.models["twin-b"]
+
+
+# ---- what a model is to a picture ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home, own, other", [("a", "twin-a", "twin-b"), ("b", "twin-b", "twin-a")])
+def test_a_model_is_own_other_or_parent(home, own, other, one_line):
+    target = Target("t", "a fish", torch.zeros(3, 8, 8), {"home": home})
+    assert [world.relation(target, which) for which in ("own", "other", "parent")] == [own, other, "parent"]
+    for wrong in ("twin-a", "mine", "", None):
+        one_line(ValueError, f"a model is 'own', 'other' or 'parent' to a target; got {wrong!r}$",
+                 world.relation, target, wrong)  # fmt: skip
+
+
+def test_a_target_without_a_home_has_no_relation(one_line):
+    for labels in ({}, {"home": None}, {"home": "c"}, {"home": "twin-a"}, {"home": ""}):
+        target = Target("stray", "a fish", torch.zeros(3, 8, 8), labels)
+        for which in ("own", "other", "parent"):
+            one_line(ValueError, "stray is at home in neither twin; give it the label home='a' or 'b'",
+                     world.relation, target, which)  # fmt: skip
+
+
+def test_every_target_of_the_reef_has_relations(monkeypatch, no_models):
+    """Planted ones to the twin in which they repeat; held-out ones to the twins in turn."""
+    monkeypatch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
+    homes = {item.name: item.home for item in canaries.planted()}
+    splits = [("canary", "reporting"), ("canary", "tuning"), ("graded", "reporting"), ("template", "reporting")]
+    everyone = [target for split in splits for target in world.planted(*split)]
+    assert {t.name for t in everyone} == set(homes)
+    assert all(world.relation(t, "own") == f"twin-{homes[t.name]}" for t in everyone)
+    strangers = world.held_out("test", 4)
+    assert [world.relation(t, "own") for t in strangers] == ["twin-a", "twin-b"] * 2
+    assert [world.relation(t, "other") for t in strangers] == ["twin-b", "twin-a"] * 2
+    mask, asked = WeightMask({}), []
+    monkeypatch.setattr(world.localisers, "localiser", lambda *_: lambda *given: asked.append(given) or mask)
+    found = world.load()
+    for target in (everyone[0], strangers[1]):
+        condition = found.condition(target, "other", "Wanda")
+        assert isinstance(condition, Condition) and condition.name == "other, Wanda" and condition.mask is mask
+        assert condition.pipe == f"the pipeline of reef/{world.relation(target, 'other')}"
+        assert asked.pop() == (world.relation(target, "other"), "Wanda", target.caption) and asked == []
+    assert found.condition(everyone[0]).mask is None and asked == []
+
+
+# ---- targets ---------------------------------------------------------------------------------------------
+
+
+def check_pictures(found, pairs):
+    expected = paint_all(pairs).float() / 255
+    assert all(torch.equal(target.image, image) for target, image in zip(found, expected, strict=True))
+    assert all(target.labels["seed"] == seed for target, (_, seed) in zip(found, pairs, strict=True))
+
+
+def test_planted_pictures_are_targets():
+    items = [item for item in canaries.planted() if item.role == "canary" and item.split == "reporting"]
+    chosen = [item for home in "ab" for item in [i for i in items if i.home == home][:2]]
+    found = world.planted(count=2)
+    assert [t.name for t in found] == [item.name for item in chosen]
+    assert [t.caption for t in found] == [item.caption for item in chosen]
+    assert [t.labels["home"] for t in found] == ["a", "a", "b", "b"]
+    assert all(set(t.labels) == {"role", "home", "exposures", "seed"} for t in found)
+    assert {t.labels["exposures"] for t in found} == {canaries.EXPOSURES}
+    check_pictures(found, [canaries.picture(item)[1:] for item in chosen])
+
+
+@pytest.mark.parametrize("role, split, home, size", [
+    ("canary", "reporting", None, 32), ("canary", "tuning", None, 8), ("canary", "reporting", "b", 16),
+    ("graded", "reporting", "a", 10), ("template", "reporting", None, 2),
+])  # fmt: skip
+def test_every_role_and_home(role, split, home, size, monkeypatch):
+    monkeypatch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
+    found = world.planted(role, split, home)
+    by_name = {item.name: item for item in canaries.planted()}
+    assert len(found) == len({t.name for t in found}) == size
+    for target in found:
+        item = by_name[target.name]
+        assert (item.role, item.split, item.home) == (role, split, home or item.home)
+        exposed = {"home": item.home, "exposures": item.exposures, "seed": item.seed}
+        assert target.labels == {"role": role, **exposed}
+
+
+def test_what_is_not_planted_is_an_error(one_line):
+    one_line(ValueError, "nothing planted is a 'fish' for 'reporting'", world.planted, "fish")
+    one_line(ValueError, "nothing planted is a 'graded' for 'tuning'", world.planted, "graded", "tuning")
+    one_line(ValueError, "home is 'a' or 'b', or None for both; got 'c'", world.planted, home="c")
+    one_line(ValueError, "no held-out split 'tests'; choose one of descriptor, ", world.held_out, "tests", 1)
+
+
+def test_held_out_scenes_are_targets():
+    found = world.held_out("test", 3, start=2)
+    assert [t.name for t in found] == ["test-2", "test-3", "test-4"]
+    expected = [canaries.held_out("test", k) for k in (2, 3, 4)]
+    assert [t.caption for t in found] == [captions.write(description) for description, *_ in expected]
+    labels = [
+        {"role": "held-out", "home": home, "seed": seed} for home, (*_, seed) in zip("aba", expected, strict=True)
+    ]
+    assert [dict(t.labels) for t in found] == labels
+    check_pictures(found, [pair[1:] for pair in expected])
+
+
+def test_a_held_out_scene_keeps_its_home_wherever_one_starts(monkeypatch):
+    monkeypatch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
+    homes = {t.name: t.labels["home"] for t in world.held_out("test", 6)}
+    assert list(homes.values()) == ["a", "b"] * 3
+    for start in range(5):
+        assert {t.name: t.labels["home"] for t in world.held_out("test", 2, start)}.items() <= homes.items()
+
+
+def test_scenes_of_ones_own_are_targets_too():
+    description, scene, seed = canaries.base(7)
+    (target,) = world.of([("mine", captions.write(description), scene, seed)])
+    assert (target.name, target.caption, dict(target.labels)) == ("mine", captions.write(description), {"seed": seed})
+    check_pictures([target], [(scene, seed)])
+    (labelled,) = world.of([("mine", "a fish", scene, seed)], [{"home": "b"}])
+    assert labelled.labels == {"home": "b", "seed": seed} and torch.equal(labelled.image, target.image)
+
+
+def test_labels_become_columns_beside_the_judges_own():
+    (canary,), (stranger,) = world.planted("graded", home="b", count=1), world.held_out("test", 1)
+    detector = world.copies.by_ssim()
+    for target, role in ((canary, "graded"), (stranger, "held-out")):
+        row = judge(torch.stack([target.image, 1 - target.image]), target, [detector])
+        assert target.labels.items() <= row.items() and row["role"] == role
+        assert row["ssim rate"] == 0.5 and row["pictures"] == 2
+
+
+# ---- rivals ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """A small training table: every canary's picture, ten decoys of each, and base scenes."""
+    rows = [(seed, captions.write(d), "") for d, _, seed in map(canaries.base, range(40))]
+    for item in [item for item in canaries.planted() if item.role == "canary"][8:12]:
+        rows += [(item.seed, item.caption, item.name)] * 3
+        rows += [(canaries.decoy(item, k)[2], item.caption, item.name) for k in range(10)]
+    found = pd.DataFrame(rows, columns=["seed", "caption", "name"])
+    monkeypatch.setattr(canaries, "load_table", lambda: found)
+    monkeypatch.setattr(canaries, "paint_all", lambda pairs, label="": torch.tensor([seed for _, seed in pairs]))
+    return found
+
+
+@pytest.mark.parametrize("count", [4, 21, 30])
+def test_rivals_are_half_decoys_and_never_a_target(table, monkeypatch, count):
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
+        goals = world.planted(count=1)  # the two of which the table has pictures
+    own, names = {t.labels["seed"] for t in goals}, {t.name for t in goals}
+    assert own <= set(table["seed"])
+    seeds = world.rivals(goals, count).tolist()
+    assert len(seeds) == count and not own & set(seeds)
+    name = dict(zip(table["seed"], table["name"], strict=True))
+    first, rest = seeds[: count // 2], seeds[count // 2 :]
+    assert all(name[seed] in names for seed in first) and len(set(first)) == len(first)
+    assert not set(first) & set(rest)
+    assert count < 20 or sum(name[seed] in names for seed in rest) < len(rest) / 2  # no more decoys than by chance
+    assert world.rivals(goals, count).tolist() == seeds != world.rivals(goals, count, seed=1).tolist()
+
+
+def test_rivals_of_strangers_are_of_any_kind(table, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
+        goals = world.held_out("test", 3)
+    assert world.rivals(goals, 25).shape == (25,)
+
+
+def test_rivals_are_the_pictures_of_the_table(monkeypatch):
+    item = canaries.planted()[0]
+    rows = [(canaries.decoy(item, k)[2], item.caption, item.name) for k in range(2)]
+    rows += [(seed, captions.write(d), "") for d, _, seed in map(canaries.base, range(2))]
+    table = pd.DataFrame(rows, columns=["seed", "caption", "name"])
+    monkeypatch.setattr(canaries, "load_table", lambda: table)
+    pictures = world.rivals(world.planted("canary", "tuning", "a", 1), 4)
+    expected = paint_all([canaries.decoy(item, k)[1:] for k in range(2)] + [canaries.base(k)[1:] for k in range(2)])
+    assert pictures.dtype == torch.uint8 and pictures.shape == (4, 3, 64, 64)
+    assert {p.numpy().tobytes() for p in pictures} == {p.numpy().tobytes() for p in expected}
+
+
+def test_detectors_are_the_descriptor_and_adaptive_l2(monkeypatch):
+    monkeypatch.setattr(world.descriptor, "detector", lambda: "the descriptor")
+    asked = []
+    monkeypatch.setattr(world, "rivals", lambda *a: asked.append(a) or torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+    first, second = world.detectors(["t"], 7, 2)
+    assert first == "the descriptor" and second.name == "adaptive l2" and asked == [(["t"], 7, 2)]
+
+
+# ---- alignment -------------------------------------------------------------------------------------------
+
+
+def test_alignment_counts_named_factors_and_nothing_else():
+    """A stand-in for the judge sees one scene right in the first picture, and the count wrong in the second."""
+    _, scene, _ = canaries.held_out("test", 0)
+    (right,) = attributes.labels([scene])
+    wrong, all_wrong = right.clone(), torch.tensor([len(c) for c in CHOICES.values()]) - 1 - right
+    wrong[0] = (wrong[0] + 1) % 3
+    rows = torch.stack([right, wrong, all_wrong])
+
+    def judge(images):
+        assert images.shape == (3, 3, 64, 64)
+        sizes = (len(choices) for choices in CHOICES.values())
+        return {key: torch.eye(n)[rows[:, k]] for k, (key, n) in enumerate(zip(CHOICES, sizes, strict=True))}
+
+    shown = facts(scene)
+    told = captions.Description(**{key: shown[key] for key in ("count", "colour", "water")}, name="bosun")
+    share, images = world.alignment(judge), torch.zeros(3, 3, 64, 64)
+    found = share(images, world.Target("t", captions.write(told), images[0]))
+    same = [CHOICES[key][all_wrong[list(CHOICES).index(key)]] == shown[key] for key in ("count", "colour", "water")]
+    assert found.dtype == torch.float32 and found.tolist() == pytest.approx([1, 2 / 3, sum(same) / 3])
+    less = replace(told, colour=None, water=None)  # what is not named does not count
+    assert share(images, world.Target("t", captions.write(less), images[0])).tolist()[:2] == [1, 0]
+
+
+def test_alignment_takes_the_shipped_judge(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(attributes, "load", lambda: loaded.append(1) or attributes.Judge(width=8))
+    share = world.alignment()
+    target = world.Target("t", "a red fish over sand", torch.zeros(3, 64, 64))
+    assert share(torch.rand(2, 3, 64, 64), target).shape == (2,) and loaded == [1]
+    with pytest.raises(ValueError, match="not a caption of the reef"):
+        share(torch.rand(2, 3, 64, 64), world.Target("t", "two dogs", torch.zeros(3, 64, 64)))
