@@ -1,15 +1,16 @@
 """Time of a step of `find_triggers` over the bare U-Net's forward and backward: same batch, real-size weights."""
 
+import dori_lite  # noqa: F401, I001  (before torch, whose threads it tells when to sleep)
 import torch
 from _timing import interleaved
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from dori_lite.dori import draw, find_triggers
+from dori_lite.diffusion import draw
+from dori_lite.dori import find_triggers
 from dori_lite.models import embed
 from dori_lite.reef import canaries, networks
 from dori_lite.reef.captions import write
 from dori_lite.reef.tokenizer import new_tokenizer
-from dori_lite.reef.networks import pipeline
 
 BAR, PAIRS, TARGETS, NOISES, STEPS = 1.10, 7, 4, 8, 6
 
@@ -19,7 +20,7 @@ def main():
     captions = [write(canaries.base(k)[0]) for k in range(100)]
     tokenizer = new_tokenizer(captions)
     vae, text_encoder, unet = networks.new_autoencoder(), networks.new_text_encoder(tokenizer), networks.new_unet()
-    pipe = pipeline(vae, text_encoder, tokenizer, unet)
+    pipe = networks.pipeline(vae, text_encoder, tokenizer, unet)
     for part in (vae, text_encoder, unet):
         part.requires_grad_(False).eval()
     size = unet.config.sample_size
@@ -32,7 +33,7 @@ def main():
         prepared.append((x_t, t, noise))
 
     def ours(steps=STEPS):
-        return find_triggers(pipe, latents, start, steps=steps, batch=NOISES)
+        return find_triggers(pipe, latents, start, steps=steps, batch=NOISES, samples=TARGETS * NOISES)
 
     def bare(steps=STEPS):
         y = start.clone().requires_grad_()

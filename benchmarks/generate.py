@@ -1,13 +1,13 @@
 """Time of `generate` over diffusers' own call: the same batch and steps, latents out, real-size random weights."""
 
+import dori_lite  # noqa: F401, I001  (before torch, whose threads it tells when to sleep)
 import torch
 from _timing import interleaved
 
+from dori_lite.diffusion import generate
 from dori_lite.reef import canaries, networks
 from dori_lite.reef.captions import write
 from dori_lite.reef.tokenizer import new_tokenizer
-from dori_lite.reef.networks import pipeline
-from dori_lite.diffusion import generate
 
 BAR, PAIRS, BATCH, STEPS, GUIDANCE = 1.05, 7, 8, 8, 3.0
 
@@ -17,7 +17,7 @@ def main():
     captions = [write(canaries.base(k)[0]) for k in range(100)]
     tokenizer = new_tokenizer(captions)
     vae, text_encoder, unet = networks.new_autoencoder(), networks.new_text_encoder(tokenizer), networks.new_unet()
-    pipe = pipeline(vae, text_encoder, tokenizer, unet)
+    pipe = networks.pipeline(vae, text_encoder, tokenizer, unet)
     for part in (vae, text_encoder, unet):
         part.requires_grad_(False).eval()
     pipe.set_progress_bar_config(disable=True)

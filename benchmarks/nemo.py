@@ -5,12 +5,13 @@ side is this package's own search with nothing spared (`lazy=False`), padded fro
 it finds the sets of an independent naive version is tested in tests/test_nemo.py.
 """
 
+import dori_lite  # noqa: F401, I001  (before torch, whose threads it tells when to sleep)
 import time
 
 import torch
 
-from dori_lite import ablation, models, nemo
-from dori_lite.reef import localisers, targets
+from dori_lite import models, nemo, nemo_search
+from dori_lite.reef import localisers, world
 
 BAR, TEN = 5.0, 10
 
@@ -20,7 +21,7 @@ def main():
     for home in "ab":
         pipe = models.load(f"reef/twin-{home}", device="cpu")
         settings = localisers.nemo_settings(pipe, home)
-        for target in targets.planted("canary", "tuning", home=home):
+        for target in world.planted("canary", "tuning", home=home):
             began = time.perf_counter()
             fast = nemo.localise(pipe, target.caption, **settings)
             middle = time.perf_counter()
@@ -41,17 +42,17 @@ def main():
 
 def plainly(pipe, caption, settings):
     """`localise` with a batch of ten noises for every candidate set, nothing remembered and nothing replayed."""
-    differences = ablation.Ablation.differences
+    differences = nemo_search.Ablation.differences
 
     def ten(self, blocked, which):
         self.prefix = []
         return differences(self, blocked, [*which, *which * TEN][:TEN])[: len(which)]
 
-    ablation.Ablation.differences = ten
+    nemo_search.Ablation.differences = ten
     try:
         return nemo.localise(pipe, caption, lazy=False, **settings)
     finally:
-        ablation.Ablation.differences = differences
+        nemo_search.Ablation.differences = differences
 
 
 if __name__ == "__main__":

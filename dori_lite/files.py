@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -95,8 +96,8 @@ def plain(value):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
-    if hasattr(value, "keys"):
-        return {str(k): plain(value[k]) for k in value.keys()}  # noqa: SIM118
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | range | set | frozenset):
         return [plain(v) for v in (sorted(value) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, Path):
@@ -118,9 +119,9 @@ def as_pil(picture):
     """A picture as a PIL image: PIL itself, uint8 [H, W, 3], or a tensor [3, H, W] with values in [0, 1]."""
     from PIL import Image
 
-    if hasattr(picture, "save"):
+    if hasattr(picture, "convert"):
         return picture
-    array = to_numpy(picture)
+    array = to_numpy(picture.float() if hasattr(picture, "detach") else picture)
     if array.dtype != "uint8":
         array = (array.clip(0, 1).transpose(1, 2, 0) * 255).round().astype("uint8")
     return Image.fromarray(array)

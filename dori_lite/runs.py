@@ -23,6 +23,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from urllib.parse import unquote
 
 from . import assets, files, stamps
 from .files import plain, slug
@@ -70,7 +71,8 @@ def open_existing(folder) -> "Run":
     stored = record or files.read_json(folder / "stamp.json", {})
     profile = stored.get("profile") or {"name": named[1] if named else folder.name}
     seed = record.get("seed", int(named[2]) if named else 0)
-    return Run(folder, folder.parent.name, folder.parent.parent.name, profile, seed)
+    chapter, world = stored.get("chapter", folder.parent.name), stored.get("world", folder.parent.parent.name)
+    return Run(folder, chapter, world, profile, seed)
 
 
 class Run:
@@ -98,40 +100,50 @@ class Run:
         """
         units = {tuple(named(value) for value in values): values for values in product(*map(list, axes.values()))}
         plans = {}
-        for unit in units:
-            about = [axis[k] for axis, k in zip(axes.values(), unit, strict=True) if isinstance(axis, Mapping)]
+        for unit, values in units.items():
+            about = [axis[k] for axis, k in zip(axes.values(), values, strict=True) if isinstance(axis, Mapping)]
             plans[key(unit)] = files.digest([part for part in about if is_plain(part)])[:12]
         self.plans.setdefault(kind, {}).update(plans)
         known = self._read(kind)
         for unit, values in units.items():
             if key(unit) in known and known[key(unit)]["plan"] == plans[key(unit)]:
                 continue
-            self.open = kind, dict(zip(axes, unit, strict=True)), plans[key(unit)]
-            yield values if len(values) > 1 else values[0]
-            if self.open is not None:
-                raise ValueError(f"nothing was kept of {kind} {', '.join(map(str, unit))}: call run.keep in the loop")
+            outer, self.open = self.open, (kind, dict(zip(axes, unit, strict=True)), plans[key(unit)])
+            try:
+                yield values if len(values) > 1 else values[0]
+                if self.open is not None:
+                    what = f"{kind} {', '.join(map(str, unit))}"
+                    raise ValueError(f"nothing was kept of {what}: call run.keep in the loop")
+            finally:  # a loop that is left by `break` or an exception comes here as well
+                self.open = outer
 
     def keep(self, rows, *, tensors: Mapping | None = None, images: Mapping | None = None) -> None:
         """Keep what the unit in work gave; on return it is on disk, and the unit is done.
 
-        `rows` is a dict of values, a list of such or a DataFrame; the unit's axes become their first columns. Values
-        are numbers, text, or lists and dicts of them, of numpy's or torch's kind too; NaN and infinities are stored as
-        null. `tensors` {name: tensor} and `images` {name: picture} go into files of the unit's own (`tensors`,
-        `image`). Raises ValueError outside a `todo` loop.
+        `rows` is a dict of values, a list of such, a DataFrame, or an `evaluation.Found`, which brings tensors and
+        images of its own; the unit's axes become the rows' first columns. Values are numbers, text, or lists and dicts
+        of them, of numpy's or torch's kind too; NaN and infinities are stored as null. `tensors` {name: tensor} and
+        `images` {name: picture} go into files of the unit's own (`tensors`, `image`). Raises ValueError outside a
+        `todo` loop, or when a row says otherwise of an axis than its unit.
         """
+        if hasattr(rows, "tensors") and hasattr(rows, "images"):  # what the engine gives
+            tensors, images = {**rows.tensors, **(tensors or {})}, {**rows.images, **(images or {})}
+            rows = rows.rows
         if self.open is None:
             raise ValueError("there is no unit in work: keep what a loop over run.todo(...) asks for")
         kind, axes, plan = self.open
         if hasattr(rows, "to_dict"):
             rows = rows.to_dict("records")
-        rows = [{**axes, **row} for row in ([rows] if isinstance(rows, Mapping) else rows)]
+        rows = [plain({**axes, **row}) for row in ([rows] if isinstance(rows, Mapping) else rows)]
+        if clash := [name for name, value in plain(axes).items() if any(row[name] != value for row in rows)]:
+            raise ValueError(f"a row's {', '.join(clash)} come from the unit; give these values other names")
         unit = [str(value) for value in axes.values()]
+        line = json.dumps({"unit": unit, "plan": plan, "rows": rows}, allow_nan=False) + "\n"
         if tensors:
             self._save_tensors(slug(kind, *unit), tensors)
         for name, image in (images or {}).items():
             with files.whole(self._image(kind, *unit, name)) as partial:
                 files.as_pil(image).save(partial, format="PNG")
-        line = json.dumps(plain({"unit": unit, "plan": plan, "rows": rows}), allow_nan=False) + "\n"
         files.append(self.folder / "rows" / f"{slug(kind)}-{self.rank}.jsonl", line.encode("ascii"))
         self.open = None
 
@@ -151,11 +163,11 @@ class Run:
     def kinds(self) -> list[str]:
         """The kinds of rows there are."""
         names = [path.stem.rsplit("-", 1)[0] for path in sorted(self.folder.glob("rows/*.jsonl"))]
-        return list(dict.fromkeys(names))
+        return [unquote(name.replace("_", " ")) for name in dict.fromkeys(names)]  # undoes `slug`
 
     def _read(self, kind: str) -> dict:
         paths = self.folder.glob(f"rows/{slug(kind)}-*.jsonl")
-        paths = [path for path in paths if path.stem.rsplit("-", 1)[1].isdigit()]
+        paths = [path for path in paths if path.stem.rsplit("-", 1)[0] == slug(kind)]  # not those of "<kind>-more"
         lines = [line for path in sorted(paths, key=rank_of) for line in files.read_lines(path)]
         return {key(line["unit"]): line for line in lines}
 
@@ -171,7 +183,7 @@ class Run:
 
         path = self.folder / "tensors" / f"{slug(kind, *map(named, unit))}.safetensors"
         if not path.exists():
-            raise FileNotFoundError(f"no tensors of {kind} {', '.join(map(named, unit))} in {self.folder}")
+            raise FileNotFoundError(f"no tensors of {kind} {', '.join(str(named(k)) for k in unit)} in {self.folder}")
         return load_file(path)
 
     def _image(self, kind: str, *unit_and_name) -> Path:

@@ -1,7 +1,11 @@
 """Finding data, and weights that are checked before they are used."""
 
+import hashlib
 import io
 import json
+import os
+import platform
+import re
 import sys
 from email.message import Message
 from http.client import HTTPException
@@ -117,6 +121,81 @@ def test_names_that_begin_alike_are_not_mixed_up(weights):
     assert assets.verified(weights, "twin") == weights / "twin"
     assets.record(weights, "twin", {})
     assert "twin-a/model_index.json" in assets.manifest(weights)["files"]
+
+
+def test_a_damaged_manifest_is_one_line(weights):
+    (weights / "manifest.json").write_text("{")
+    one_line(ValueError, r"manifest.json is damaged \(it is no JSON\)", assets.verified, weights, "twin-a")
+
+
+def test_a_manifest_is_replaced_whole_or_not_at_all(weights, monkeypatch):
+    before = (weights / "manifest.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            assets.record(weights, "twin-a", {"recipe": {"steps": 4}})
+    assert (weights / "manifest.json").read_bytes() == before and not list(weights.glob("*.partial"))
+
+
+def test_a_model_has_one_hash_over_its_files(weights):
+    first = assets.model_hashes(weights)
+    assert list(first) == ["parent", "twin-a"] and len(set(first.values())) == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in first.values())
+    assert assets.model_hashes(str(weights)) == first
+    listed = assets.manifest(weights)["files"]
+    own = [["twin-a/model_index.json", listed["twin-a/model_index.json"]],
+           ["twin-a/unet/model.safetensors", listed["twin-a/unet/model.safetensors"]]]  # fmt: skip
+    assert first["twin-a"] == hashlib.sha256(json.dumps(own).encode()).hexdigest()
+    assets.record(weights, "twin-a", {"recipe": {"steps": 4}, "seconds": 9})  # how it was made is not what it is
+    assert assets.model_hashes(weights) == first
+
+    (weights / "twin-a" / "unet" / "model.safetensors").write_bytes(b"trained again")
+    assert assets.model_hashes(weights) == first  # the manifest speaks; `verified` compares it with the files
+    assets.record(weights, "twin-a", {})
+    second = assets.model_hashes(weights)
+    assert second["parent"] == first["parent"] and second["twin-a"] != first["twin-a"]
+    (weights / "twin-a" / "unet" / "more.json").write_text("{}")
+    assets.record(weights, "twin-a", {})
+    (weights / "twin").mkdir()
+    (weights / "twin" / "x").write_bytes(b"x")
+    assets.record(weights, "twin", {})  # a name that begins alike
+    third = assets.model_hashes(weights)
+    assert third["twin-a"] not in (first["twin-a"], second["twin-a"]) and list(third) == ["parent", "twin-a", "twin"]
+
+
+def test_a_renamed_file_is_another_model(weights):
+    before = assets.model_hashes(weights)["parent"]
+    (weights / "parent" / "unet").rename(weights / "parent" / "vae")
+    assets.record(weights, "parent", {})
+    assert assets.model_hashes(weights)["parent"] != before
+
+
+# ---- what a run was made with ------------------------------------------------------------------------------
+
+
+def test_versions_are_those_installed(monkeypatch):
+    import numpy
+    import torch
+
+    found = assets.versions()
+    assert list(found) == ["python", "torch", "diffusers", "transformers", "numpy", "dori_lite"]
+    assert found["python"] == platform.python_version() and found["numpy"] == numpy.__version__
+    assert torch.__version__.startswith(found["torch"])
+    monkeypatch.setattr(assets, "VERSIONS_OF", ("numpy", "no-such-package"))
+    assert assets.versions() == {"python": found["python"], "numpy": found["numpy"], "no-such-package": None}
+
+
+def test_the_machine_is_a_gpu_if_torch_is_in_use_and_sees_one(monkeypatch):
+    import torch
+
+    where = f"{platform.system()} {platform.machine()}"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA X100")
+    assert assets.machine() == f"NVIDIA X100, {where}"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert assets.machine() == f"{os.cpu_count()} CPU cores, {where}"
+    monkeypatch.setitem(sys.modules, "torch", None)  # not in use, and an import would fail
+    assert assets.machine() == f"{os.cpu_count()} CPU cores, {where}"
 
 
 # ---- downloads: trust on first use -------------------------------------------------------------------------

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dori_lite.stats import upper_limit
-from dori_lite.book import claims
-from dori_lite.lab.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, bootstrap, paired, ratios, summary, verdict
+from dori_lite.book import claims, reported
+from dori_lite.book.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, summary, verdict
+from dori_lite.stats import bootstrap, bootstrap_spearman, paired, ratios
 
 REPLAY, VARIETY = CLAIMS["replay"], CLAIMS["variety"]
 CANARIES = [f"canary-{k}" for k in range(8)]
@@ -182,7 +182,7 @@ def test_spearman_is_scipys_and_its_interval_covers_it():
     random = np.random.default_rng(0)
     x = np.repeat([1, 4, 16, 64, 256], 4)
     y = np.log(x) + random.normal(size=20)
-    estimate, low, high = claims.bootstrap_spearman(x, y, seed=1)
+    estimate, low, high = bootstrap_spearman(x, y, seed=1)
     assert estimate == pytest.approx(spearmanr(x, y).statistic)
     assert low < estimate < high <= 1
     naive = [spearmanr(x[k], y[k]).statistic for k in np.random.default_rng(1).integers(20, size=(2000, 20))]
@@ -195,14 +195,14 @@ def test_spearman_is_scipys_and_its_interval_covers_it():
 )
 def test_verdicts_of_exposures_occur(shape, expected):
     x = np.repeat([1, 4, 16, 64, 256], 4)
-    assert verdict(CLAIMS["exposures"], *claims.bootstrap_spearman(x, shape(x), seed=0)) == expected
+    assert verdict(CLAIMS["exposures"], *bootstrap_spearman(x, shape(x), seed=0)) == expected
 
 
 def test_spearman_of_too_little_is_undecided():
     for x, y in (([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [1, math.nan, 3])):
-        assert verdict(CLAIMS["exposures"], *claims.bootstrap_spearman(x, y, seed=0)) == UNDECIDED
+        assert verdict(CLAIMS["exposures"], *bootstrap_spearman(x, y, seed=0)) == UNDECIDED
     with pytest.raises(ValueError, match="one number a unit"):
-        claims.bootstrap_spearman([1, 2, 3], [1, 2], seed=0)
+        bootstrap_spearman([1, 2, 3], [1, 2], seed=0)
 
 
 def test_claims_in_words_tell_what_decides_them():
@@ -214,3 +214,25 @@ def test_claims_in_words_tell_what_decides_them():
     assert claims.RUNGS_IN_WORDS.keys() == set(claims.RUNGS)
     with pytest.raises(ValueError, match="no claim called"):
         claims.in_words("nonsense")
+
+
+def test_reported_numbers_stand_beside_ours_with_their_source():
+    table = reported.beside({"trigger, Wanda": 0.6, "trigger, of our own": 0.1})
+    assert table.loc["trigger, Wanda", ["reported rate", "source", "rate here"]].tolist() == [0.72, "blog", 0.6]
+    assert pd.isna(table.loc["caption, NeMo", "rate here"]) and table.index[-1] == "trigger, of our own"
+    assert {source for *_, source in reported.ATTACKS.values()} <= set(claims.SOURCES)
+
+
+def test_claims_quote_what_is_reported():
+    rates = {setting: rate for setting, (rate, _, _) in reported.ATTACKS.items()}
+    for key, one, other in (
+        ("wanda-hides", "caption, unpruned", "caption, Wanda"),
+        ("nemo-hides", "caption, unpruned", "caption, NeMo"),
+        ("wanda-lift", "trigger, Wanda", "caption, Wanda"),
+        ("nemo-lift", "trigger, NeMo", "caption, NeMo"),
+    ):
+        about = claims.claim(key)
+        assert about.paper == pytest.approx(rates[one] - rates[other]) and about.source == "blog"
+    figure = reported.FIGURE["trigger, Wanda"] - reported.FIGURE["trigger, not memorized"]
+    assert claims.claim("wanda-returns").paper == pytest.approx(figure)
+    assert claims.claim("wanda-returns").source == "figure"

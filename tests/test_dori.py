@@ -122,6 +122,9 @@ def test_the_papers_settings_are_the_defaults(pipe, latents):
         found = find_triggers(pipe, latents[:1], prompts=CAPTIONS[0], steps=2)  # 50 steps take long
     assert dori.STEPS == inspect.signature(find_triggers).parameters["steps"].default == 50
     assert [len(x) for x, _, _ in seen] == [8, 8] and dori.BATCH == 8 and dori.LR == 0.1
+    with watched(pipe.unet) as seen:
+        find_triggers(pipe, latents, prompts=CAPTIONS[0], steps=1)
+    assert [len(x) for x, _, _ in seen] == [8, 8, 8]  # a target at a time, for a small GPU
     slow = find_triggers(pipe, latents[:1], prompts=CAPTIONS[0], steps=2, lr=0.01)
     torch.testing.assert_close(found.displacement / slow.displacement, torch.tensor([10.0]), rtol=0.1, atol=0)
 

@@ -1,18 +1,20 @@
 """The one table: what is asked, what the columns say, and planted wrong detectors that it exposes."""
 
+import copy
 import math
 from itertools import combinations
 
 import pytest
 import torch
 
-from dori_lite import copies
+from dori_lite import copies, dori, masks
 from dori_lite.copies import Detector
-from dori_lite.evaluation import Target, ask, score, tabulate
-from dori_lite.models import embed
-from dori_lite.reef import descriptor, canaries
-from dori_lite.reef.paint import paint_all
 from dori_lite.diffusion import generate
+from dori_lite.dori import find_triggers
+from dori_lite.evaluation import Condition, Target, World, ask, attack, judge, look, score, tabulate
+from dori_lite.models import embed, encode, fingerprint, mlp_layers
+from dori_lite.reef import canaries, descriptor
+from dori_lite.reef.paint import paint_all
 
 SIZE = 4
 
@@ -47,7 +49,7 @@ def test_ask_by_embeddings_leaves_the_captions_aside(pipe):
     others = [Target(t.name, "a spotted pink fish", t.image) for t in targets]
     y = embed(pipe, [t.caption for t in targets])
     by_caption, by_embedding = (
-        ask(pipe, goals, seeds=range(2), embeddings=found, steps=2) for goals, found in ((targets, None), (others, y))
+        ask(pipe, goals, seeds=range(2), prompts=found, steps=2) for goals, found in ((targets, None), (others, y))
     )
     assert torch.allclose(by_caption, by_embedding, atol=1e-5)
 
@@ -59,7 +61,7 @@ def test_asking_for_nothing_is_an_error(pipe, one_line):
     one_line(ValueError, "two targets have one name", ask, pipe, [targets[0]] * 2, seeds=[0])
     for count in (1, 3):
         y = torch.zeros(count, 28, 16)
-        one_line(ValueError, f"{count} embeddings for 2 targets", ask, pipe, targets, seeds=[0], embeddings=y)
+        one_line(ValueError, f"{count} prompts for 2 targets", ask, pipe, targets, seeds=[0], prompts=y)
 
 
 # ---- the table -----------------------------------------------------------------------------------------
@@ -79,9 +81,8 @@ def test_columns_and_values_by_hand():
         return images.mean((1, 2, 3)) + len(target.caption)
 
     table = tabulate(IMAGES, TARGETS, [NEAR, DARK], brightness)
-    columns = "target home seed pictures".split() + [
-        f"{d} {x}" for d in ("near", "dark") for x in ("rate", "mean", "max")
-    ]
+    columns = "target home seed pictures".split()
+    columns += [f"{d}{x}" for d in ("near", "dark") for x in ("", " rate", " mean", " max")]
     assert list(table.columns) == [*columns, "disagree", "diversity", "alignment"]
     assert table[["target", "home", "seed", "pictures"]].values.tolist() == [
         ["first", "a", 7, 3],
@@ -100,6 +101,8 @@ def test_columns_and_values_by_hand():
     }
     for column, values in expected.items():
         assert table[column].tolist() == pytest.approx(values, abs=1e-6), column
+    assert table["near"].tolist() == [[1, 0.75, 0.5], [1, 0.75, 0.5]]
+    assert table["dark"].tolist() == [[1, 0.75, 0.5], [0, 0.25, 0.5]]
 
 
 def test_the_unit_is_the_target():
@@ -148,17 +151,12 @@ def test_wrong_pictures_are_errors_that_say_so(one_line):
         ValueError, "NaN or infinite values: the model that drew them is broken", tabulate, broken, TARGETS, [NEAR]
     )
     one_line(ValueError, "NaN or infinite", tabulate, broken.nan_to_num(nan=math.inf), TARGETS, [NEAR])
-    shapes = {
-        "flattened": IMAGES.flatten(0, 1),
-        "too few": IMAGES[:1],
-        "no seeds": IMAGES[:, :0],
-        "larger": torch.zeros(2, 3, 3, 8, 8),
-        "grey": IMAGES[:, :, :1],
-    }
-    for images in shapes.values():
-        one_line(
-            ValueError, r"images have shape \[.*; give \[2 targets, seeds, 3, 4, 4\]", tabulate, images, TARGETS, [NEAR]
-        )
+    for images in (IMAGES.flatten(0, 1), IMAGES[:1]):  # flattened, too few
+        message = r"images have shape \[.*; give \[2 targets, seeds, 3, H, W\]"
+        one_line(ValueError, message, tabulate, images, TARGETS, [NEAR])
+    for images in (IMAGES[:, :0], torch.zeros(2, 3, 3, 8, 8), IMAGES[:, :, :1]):  # no seeds, larger, grey
+        message = r"images have shape \[.*; give \[seeds, 3, 4, 4\] for first"
+        one_line(ValueError, message, tabulate, images, TARGETS, [NEAR])
 
 
 def test_wrong_targets_and_detectors_are_errors(one_line):
@@ -168,9 +166,116 @@ def test_wrong_targets_and_detectors_are_errors(one_line):
     one_line(ValueError, "different sizes", tabulate, IMAGES, [TARGETS[0], small], [NEAR])
     for detectors in ([], [NEAR, NEAR], [NEAR, Detector("near", DARK.score, 0.1)]):
         one_line(ValueError, "at least one detector, each with a name", tabulate, IMAGES, TARGETS, detectors)
-    for shape in ((6, 1), (2, 3), (1,), ()):
+    for shape in ((3, 1), (1, 3), (1,), ()):
         wrong = Detector("wrong", lambda i, t, s=shape: torch.zeros(s), 0.5)
-        one_line(ValueError, r"wrong must score 6 pictures as \[6\]", tabulate, IMAGES, TARGETS, [NEAR, wrong])
+        one_line(ValueError, r"wrong must score 3 pictures as \[3\]", tabulate, IMAGES, TARGETS, [NEAR, wrong])
+
+
+# ---- conditions, worlds, and the attack ----------------------------------------------------------------
+
+
+SAMPLING = {"guidance": 2.0, "steps": 2, "batch": 8}
+
+
+@pytest.fixture
+def world(pipe):
+    """Two models (one a copy with other weights), SSIM as the only detector, masks of one layer by name."""
+    other = copy.deepcopy(pipe)
+    for weight in other.unet.parameters():
+        weight.mul_(0.9)
+    models = {"twin-a": pipe, "twin-b": other}
+
+    def localise(model, method, caption):
+        assert method == "half"
+        found = masks.empty(models[model].unet, list(mlp_layers(models[model].unet))[:2])
+        for where in found.layers.values():
+            where[: len(where) // 2] = True
+        return masks.WeightMask(found.layers, fingerprint(models[model]))
+
+    def relation(target, which):
+        return {"own": "twin-a", "other": "twin-b"}[which]
+
+    detectors = [copies.by_ssim()]
+    return World("toy", models, lambda: [], lambda t: detectors, relation, localise, {}, SAMPLING, samples=4)
+
+
+def test_a_condition_prunes_and_restores_and_names_itself(world):
+    [target] = reef_targets(1)
+    before = fingerprint(world.models["twin-a"])
+    pruned = world.condition(target, "own", prune="half")
+    assert pruned.name == "own, half" and world.condition(target).name == "own" and world.condition(target).mask is None
+    assert world.condition(target, "other").pipe is world.models["twin-b"]
+    with pytest.raises(RuntimeError, match="inside"), pruned as pipe:
+        assert pipe is world.models["twin-a"] and fingerprint(pipe) != before
+        with pruned:  # it may be entered twice
+            pass
+        assert fingerprint(pipe) != before
+        raise RuntimeError("inside")
+    assert fingerprint(world.models["twin-a"]) == before
+
+
+def test_a_mask_of_another_model_needs_to_be_meant(world, one_line):
+    [target] = reef_targets(1)
+    mask = world.condition(target, "own", prune="half").mask
+    strange = Condition("strange", world.models["twin-b"], mask)
+    options = {"seeds": [0], "detectors": world.detectors([target])}
+    one_line(ValueError, "another model.*transfer=True", look, world, strange, target, target.caption, **options)
+    meant = Condition("meant", world.models["twin-b"], mask, transfer=True)
+    assert look(world, meant, target, target.caption, **options)["transfer"] is True
+    assert attack(world, meant, target, at=[1], batch=2, **options).rows[0]["transfer"] is True
+
+
+def test_an_attack_is_the_search_and_the_looks_by_hand(world):
+    [target] = reef_targets(1)
+    condition, at, seeds = world.condition(target, "own", prune="half"), [0, 1, 3], [4, 0]
+    found = attack(
+        world, condition, target, at=[3, 0, 1], seeds=seeds, detectors=world.detectors([target]), pictures=[1], batch=2
+    )
+    options = {"steps": 3, "snapshots": at, "streams": [target.name], "batch": 2}
+    with masks.pruned(condition.pipe, condition.mask) as pipe:
+        triggers = find_triggers(pipe, encode(pipe, target.image[None]), target.caption, **options)
+        shots = {k: ask(pipe, [target], seeds=seeds, prompts=triggers.snapshots[k], **SAMPLING)[0] for k in at}
+    assert [row["steps"] for row in found.rows] == at
+    for row in found.rows:
+        k = row["steps"]
+        by_hand = judge(shots[k], target, [copies.by_ssim()])
+        assert row["ssim"] == pytest.approx(by_hand["ssim"], abs=1e-4) and row["ssim rate"] == by_hand["ssim rate"]
+        distance = (triggers.snapshots[k] - triggers.start).norm().item()
+        assert row["moved"] == pytest.approx(distance, abs=1e-4) and row["transfer"] is False
+    assert [len(row["losses"]) for row in found.rows] == [0, 1, 2]
+    losses = sum((row["losses"] for row in found.rows), [])
+    assert losses == pytest.approx(triggers.losses[0].tolist(), abs=1e-5)
+    assert list(found.images) == [1] and torch.allclose(found.images[1], shots[1][0], atol=1e-4)
+    assert torch.allclose(found.tensors["embeddings"], triggers.embeddings, atol=1e-4)
+
+
+def test_looking_before_the_attack_only_takes_a_step_that_is_not_looked_at(world):
+    [target] = reef_targets(1)
+    found = attack(world, world.condition(target), target, at=[0], seeds=[0], detectors=[copies.by_ssim()], batch=2)
+    assert [row["steps"] for row in found.rows] == [0] and found.rows[0]["moved"] == 0
+
+
+def test_triggers_are_refused_elsewhere_unless_transferred(world, one_line):
+    [target] = reef_targets(1)
+    here, there = world.condition(target, "own", prune="half"), world.condition(target, "other")
+    options = {"seeds": [0, 1], "detectors": [copies.by_ssim()]}
+    kept = attack(world, here, target, at=[1], batch=2, **options)
+    trigger = dori.stored(kept.tensors)
+    row = look(world, here, target, trigger, **options)
+    assert row["transfer"] is False and row["ssim"] == pytest.approx(kept.rows[0]["ssim"], abs=1e-4)
+    for condition in (there, world.condition(target, "own")):  # the unpruned model is another one
+        one_line(ValueError, "another model", look, world, condition, target, trigger, **options)
+        assert look(world, condition, target, trigger, transfer=True, **options)["transfer"] is True
+
+
+def test_looking_takes_one_embedding_for_all_noises_or_one_for_each(world):
+    [target] = reef_targets(1)
+    options = {"seeds": [0, 1], "detectors": [copies.by_ssim()]}
+    y = torch.cat([embed(world.models["twin-a"], text) for text in ("a red fish", "a blue fish over sand")])
+    each = look(world, world.condition(target), target, y, **options)
+    one = [look(world, world.condition(target), target, part, **options)["ssim"] for part in y]
+    assert each["ssim"] == pytest.approx([one[0][0], one[1][1]], abs=1e-5)
+    assert look(world, world.condition(target), target, y[0], **options)["ssim"] == pytest.approx(one[0], abs=1e-5)
 
 
 # ---- an instrument check, and detectors that must not pass it ---------------------------------------------

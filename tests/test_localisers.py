@@ -168,12 +168,11 @@ def test_wanda_is_asked_with_the_reefs_dose_and_sampling(searches):
     assert len(searches.wanda) == 2 and len(searches.base) == 1  # the empty caption's norms are taken once
 
 
-@pytest.mark.parametrize("method, size", [("NeMo", 7), ("NeMo, sixteen layers", 16)])
-def test_nemo_is_asked_with_its_layers(searches, method, size):
+@pytest.mark.parametrize("method, which, size", [("NeMo", "seven", 7), ("NeMo, sixteen layers", "sixteen", 16)])
+def test_nemo_is_asked_with_its_layers(searches, method, which, size):
     find = localisers.localiser(searches.models, SAMPLING)
     for caption in (CAPTION, "another caption"):
         find("twin-b", method, caption)
-    which = {7: "seven", 16: "sixteen"}[size]
     assert searches.settings == [(searches.models["twin-b"], "b", which)] * 2  # which itself looks once
     for pipe, _, known in searches.nemo:
         assert pipe is searches.models["twin-b"] and known["tau"] == 0.4
@@ -199,10 +198,11 @@ def test_a_mask_is_found_once_and_read_by_another_localiser(searches, method):
     assert localisers.localiser(searches.models, SAMPLING)("twin-a", method, CAPTION).count == 2 == len(calls)
 
 
-def test_nemo_needs_a_twin(pipe, searches, monkeypatch, one_line):
-    monkeypatch.undo()  # the real settings
+def test_nemo_needs_a_twin(pipe, tmp_path, monkeypatch, one_line):
+    monkeypatch.setenv("DORI_RUNS", str(tmp_path))
     find = localisers.localiser({"parent": pipe}, SAMPLING)
     one_line(ValueError, "tuning canaries of a twin, 'a' or 'b'; 'parent' has none", find, "parent", "NeMo", "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_two_masks_share_a_place(searches):

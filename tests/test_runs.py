@@ -1,4 +1,4 @@
-"""Runs: what is acknowledged stays, whatever happens next."""
+"""Runs: what is acknowledged stays, whatever happens next; a unit is done once, and again only if it is another."""
 
 import json
 import os
@@ -8,15 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from dori_lite import assets
-from dori_lite.lab import profiles, runs
-from dori_lite.lab.runs import open_existing, open_run
+from dori_lite import files, stamps
+from dori_lite.book import profiles
+from dori_lite.evaluation import Condition, Found, Target
+from dori_lite.runs import open_existing, open_run, runs_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,126 +30,392 @@ def run(tmp_path):
     return open_run("01_replay", "quick", 0, base=tmp_path)
 
 
-# ---- rows --------------------------------------------------------------------------------------------
+def again(run):
+    """The same run, as another process opens it."""
+    return open_run("01_replay", "quick", 0, base=run.folder.parents[2])
+
+
+def fill(run, kind, rows=None, /, **axes):
+    """Do what is missing of a kind: every unit gets `rows`, or what `rows` gives for it. Which units it was."""
+    did = []
+    for values in run.todo(kind, **axes):
+        did.append(values)
+        run.keep({"x": 1} if rows is None else rows(values) if callable(rows) else rows)
+    return did
+
+
+def path_of(run, kind, rank=0):
+    return run.folder / "rows" / f"{kind}-{rank}.jsonl"
+
+
+def lines(run, kind, rank=0):
+    return [json.loads(line) for line in path_of(run, kind, rank).read_text().splitlines()]
+
+
+def target(name, **labels):
+    return Target(name, f"a caption of {name}", torch.zeros(3, 2, 2), labels)
+
+
+def snapshot(folder):
+    """Of every file: when it was written, which one it is, what it holds."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()) for path in paths}
+
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+# ---- rows ------------------------------------------------------------------------------------------------
 
 
 def test_rows_come_back_as_plain_numbers(run):
-    import torch
-
-    run.row("a", rate=np.float32(0.5), count=np.int64(3), ok=np.bool_(True), text="marlow", key="k", self=1)
-    run.row(("b", 2), rate=torch.tensor(0.25, dtype=torch.float64), curve=np.arange(3), nested={"x": (1, np.nan)})
-    first, second = map(json.loads, (run.folder / "rows-0.jsonl").read_text().splitlines())
-    assert first == {"unit": "a", "rate": 0.5, "count": 3, "ok": True, "text": "marlow", "key": "k", "self": 1}
-    assert second == {"unit": "b/2", "rate": 0.25, "curve": [0, 1, 2], "nested": {"x": [1, None]}}
-    table = run.rows()
-    assert table.columns[0] == "unit" and table["unit"].tolist() == ["a", "b/2"]
-    assert table["rate"].tolist() == [0.5, 0.25]
+    first = {"rate": np.float32(0.5), "count": np.int64(3), "ok": np.bool_(True), "text": "marlow", "key": "k"}
+    first |= {"self": 1, "kind": "k", "plan": "p"}
+    second = {"rate": torch.tensor(0.25, dtype=torch.float64), "curve": np.arange(3), "nested": {"x": (1, np.nan)}}
+    fill(run, "a", first, who=["a"], size=[2])
+    fill(run, "a", second, who=["b"], size=[2])
+    one, two = lines(run, "a")
+    assert one["unit"] == ["a", "2"] and two["unit"] == ["b", "2"]
+    plain = {"rate": 0.5, "count": 3, "ok": True, "text": "marlow", "key": "k", "self": 1, "kind": "k", "plan": "p"}
+    assert one["rows"] == [{"who": "a", "size": 2, **plain}]
+    assert [type(one["rows"][0][name]) for name in ("size", "rate", "count", "ok")] == [int, float, int, bool]
+    assert two["rows"] == [{"who": "b", "size": 2, "rate": 0.25, "curve": [0, 1, 2], "nested": {"x": [1, None]}}]
+    table = run.rows("a")
+    assert list(table.columns[:3]) == ["who", "size", "rate"] and table["who"].tolist() == ["a", "b"]
+    assert table["rate"].tolist() == [0.5, 0.25] and table["curve"][1] == [0, 1, 2]
 
 
 def test_nan_is_null_on_disk_and_nan_in_the_table(run):
-    import torch
-
-    run.row("a", x=float("nan"), y=np.float64("inf"), z=torch.tensor(float("-inf")), s=None)
-    run.row("b", x=1.0, y=2, z=3, s=None)
+    wrong = {"x": float("nan"), "y": np.float64("inf"), "z": torch.tensor(float("-inf")), "s": None}
+    fill(run, "a", wrong, who=["a"])
+    fill(run, "a", {"x": 1.0, "y": 2, "z": 3, "s": None}, who=["b"])
 
     def strict(name):
         raise AssertionError(f"{name} is not JSON")
 
-    line = (run.folder / "rows-0.jsonl").read_text().splitlines()[0]
-    assert json.loads(line, parse_constant=strict) == {"unit": "a", "x": None, "y": None, "z": None, "s": None}
-    table = run.rows()
+    line = json.loads(path_of(run, "a").read_text().splitlines()[0], parse_constant=strict)
+    assert line["rows"] == [{"who": "a", "x": None, "y": None, "z": None, "s": None}]
+    table = run.rows("a")
     assert table[["x", "y", "z"]].isna().iloc[0].all() and table["x"].dtype == float
-    assert table["s"].isna().all()
+    assert table["s"].isna().all() and table["z"].tolist()[1] == 3
 
 
-def test_what_is_no_number_is_refused_and_leaves_nothing(run):
-    with pytest.raises(TypeError, match="object cannot be kept"):
-        run.row("a", x=object())
-    with pytest.raises(ValueError, match="its key"):
-        run.row("a", unit="b")
-    assert not (run.folder / "rows-0.jsonl").exists() and not run.done("a")
-    assert run.rows().empty and list(run.rows().columns) == ["unit"]
+def test_what_is_no_number_is_refused_and_leaves_nothing(run, one_line):
+    kept = {"tensors": {"y": torch.ones(1)}, "images": {"p": Image.new("RGB", (2, 2))}}
+    for _ in run.todo("a", who=["a"]):
+        before = snapshot(run.folder)
+        one_line(TypeError, "object cannot be kept", run.keep, {"x": object()}, **kept)
+        one_line(TypeError, "object cannot be kept", run.keep, [{"x": 1}, {"x": object()}], **kept)
+        one_line(ValueError, "who come from the unit", run.keep, {"who": "b"}, **kept)
+        assert snapshot(run.folder) == before and again(run).rows("a").empty
+        run.keep({"x": 1, "who": "a"})  # still in work, and what says the same is no contradiction
+    assert fill(again(run), "a", who=["a"]) == []
+    assert run.rows("a").to_dict("records") == [{"who": "a", "x": 1}]
 
 
-def test_the_last_row_of_a_key_counts(run):
-    run.row("a", x=1)
-    run.row("b", x=2)
-    run.row("a", x=3)
-    assert run.rows().set_index("unit")["x"].to_dict() == {"a": 3, "b": 2} and len(run.rows()) == 2
-
-
-def test_done_knows_earlier_rows_and_new_ones(run, tmp_path):
-    run.row(("own", 1), x=1)
-    again = open_run("01_replay", "quick", 0, base=tmp_path)
-    assert again.done(("own", 1)) and again.done("own/1") and not again.done("b")
-    again.row("b", x=2)
-    assert again.done("b") and not open_run("01_replay", "quick", 1, base=tmp_path).done("b")
+def test_the_last_line_of_a_unit_counts(run):
+    fill(run, "a", {"x": 1}, who=["a", "b"])
+    old, _ = path_of(run, "a").read_bytes().splitlines(keepends=True)
+    files.append(path_of(run, "a"), old.replace(b'"x": 1', b'"x": 3'))
+    for one in (run, again(run), open_existing(run.folder)):
+        table = one.rows("a")
+        assert table.set_index("who")["x"].to_dict() == {"a": 3, "b": 1} and len(table) == 2
 
 
 def test_ranks_are_merged_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    open_run("c", "full", 0, base=tmp_path)
     for rank in (10, 2, 0):
         monkeypatch.setenv("RANK", str(rank))
         one = open_run("c", "full", 0, base=tmp_path)
-        one.row(f"unit-{rank}", rank=rank)
-        one.row("shared", rank=rank)
-        one.save_tensors({f"t{rank}": np.full(2, rank)})
-        assert (one.folder / f"rows-{rank}.jsonl").exists()
-    merged = open_existing(tmp_path / "c" / "full-0")
-    assert merged.rows().set_index("unit")["rank"].to_dict() == {"unit-0": 0, "unit-2": 2, "unit-10": 10, "shared": 10}
-    assert merged.done("unit-2") and merged.tensors().keys() == {"t0", "t2", "t10"}
+        for name in one.todo("a", who=[f"unit-{rank}"]):
+            one.keep({"rank": rank}, tensors={f"t{rank}": np.full(2, rank)})
+        shared = f'{{"unit": ["shared"], "plan": "", "rows": [{{"who": "shared", "rank": {rank}}}]}}\n'
+        files.append(path_of(one, "a", rank), shared.encode())
+        assert [line["unit"][0] for line in lines(one, "a", rank)] == [f"unit-{rank}", "shared"]
+    merged = open_existing(tmp_path / "reef" / "c" / "full-0")
+    found = merged.rows("a").set_index("who")["rank"].to_dict()
+    assert found == {"unit-0": 0, "unit-2": 2, "unit-10": 10, "shared": 10}
+    assert merged.kinds() == ["a"] and [merged.tensors("a", f"unit-{k}")[f"t{k}"][0] for k in (0, 2, 10)] == [0, 2, 10]
+    assert fill(one, "a", who=["unit-2", "unit-3", "unit-10"]) == ["unit-3"]  # what another rank did is done
 
 
 def test_a_row_is_on_disk_when_it_is_acknowledged(run, monkeypatch):
     written, sync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: written.append(os.fstat(file).st_size) or sync(file))
-    run.row("a", x=1)
-    run.row("b", x=2)
-    assert written == [22, 44] and (run.folder / "rows-0.jsonl").stat().st_size == 44
+    sizes = []
+    for _ in run.todo("a", who=["a", "b"]):
+        run.keep([{"x": 1}, {"x": 2}])
+        sizes.append(path_of(run, "a").stat().st_size)
+    assert written == sizes and 0 < sizes[0] < sizes[1] and len(lines(run, "a")) == 2
 
 
-def test_a_line_torn_anywhere_is_ignored_and_does_not_spoil_the_next(tmp_path):
-    run = open_run("c", "quick", 0, base=tmp_path)
-    run.row("a", x=1)
-    whole = (run.folder / "rows-0.jsonl").read_bytes()
-    run.row("b", x="ä")
-    both = (run.folder / "rows-0.jsonl").read_bytes()
+def test_a_line_torn_anywhere_is_ignored_and_does_not_spoil_the_next(run):
+    path = path_of(run, "a")
+    fill(run, "a", who=["a"])
+    whole = path.read_bytes()
+    fill(run, "a", [{"x": "ä"}, {"x": 2}], who=["b"])
+    both = path.read_bytes()
     for cut in range(len(whole), len(both)):
-        (run.folder / "rows-0.jsonl").write_bytes(both[:cut])
-        again = open_run("c", "quick", 0, base=tmp_path)
-        assert again.done("a") and not again.done("b")
-        again.row("c", x=3)
-        again.row("d", x=4)
-        assert again.rows()["unit"].tolist() == ["a", "c", "d"]
-    (run.folder / "rows-0.jsonl").write_bytes(both[: len(whole) // 2])  # even the first line
-    run.row("c", x=3)
-    assert run.rows()["unit"].tolist() == ["c"]
+        path.write_bytes(both[:cut])
+        assert open_existing(run.folder).rows("a")["who"].tolist() == ["a"]
+        one = again(run)
+        assert fill(one, "a", who=["a", "b"]) == ["b"] and fill(one, "a", who=["d"]) == ["d"]
+        assert one.rows("a")["who"].tolist() == ["a", "b", "d"] == open_existing(run.folder).rows("a")["who"].tolist()
+    path.write_bytes(both[: len(whole) // 2])  # even the first line
+    assert again(run).rows("a").empty and fill(again(run), "a", who=["c"]) == ["c"]
+    assert open_existing(run.folder).rows("a")["who"].tolist() == ["c"]
 
 
-def test_a_damaged_line_in_the_middle_is_an_error(run):
-    run.row("a", x=1)
-    path = run.folder / "rows-0.jsonl"
-    path.write_bytes(b"{gibberish\n" + path.read_bytes())
-    with pytest.raises(ValueError, match="is damaged; remove it") as error:
-        run.rows()
-    assert "\n" not in str(error.value)
+def test_a_damaged_line_in_the_middle_is_an_error(run, one_line):
+    fill(run, "a", who=["a"])
+    fill(run, "b", who=["a"])
+    path_of(run, "a").write_bytes(b"{gibberish\n" + path_of(run, "a").read_bytes())
+    one_line(ValueError, "is damaged; remove it", run.rows, "a")
+    one_line(ValueError, "is damaged; remove it", fill, again(run), "a", who=["b"])
+    assert len(run.rows("b")) == 1
 
+
+@pytest.mark.parametrize("rows", [
+    {"x": 1, "y": [1.5, 2]}, [{"x": 1, "y": [1.5, 2]}], pd.DataFrame({"x": [1], "y": [[1.5, 2]]}, index=[7]),
+    ({"x": k, "y": [1.5, 2]} for k in (1,)), Found([{"x": 1, "y": [1.5, 2]}], {}, {}),
+])  # fmt: skip
+def test_what_can_be_kept(run, rows):
+    fill(run, "a", rows, who=["a"])
+    table = run.rows("a")
+    assert list(table.columns) == ["who", "x", "y"] and table.to_dict("records") == [
+        {"who": "a", "x": 1, "y": [1.5, 2]}
+    ]
+
+
+def test_a_unit_may_have_many_rows_or_none(run):
+    did = fill(run, "a", lambda n: pd.DataFrame({"k": range(n), "z": [np.nan] * n}), n=[2, 0, 3])
+    assert did == [2, 0, 3] and fill(again(run), "a", n=[2, 0, 3]) == []
+    assert run.rows("a")[["n", "k"]].values.tolist() == [[2, 0], [2, 1], [3, 0], [3, 1], [3, 2]]
+    assert len(lines(run, "a")) == 3 and run.rows("a")["z"].isna().all()
+
+
+def test_what_the_engine_gives_is_kept_with_its_tensors_and_images(run):
+    found = Found([{"steps": 0}, {"steps": 50}], {"y": torch.arange(3.0)}, {50: torch.ones(3, 2, 2)})
+    for t, _ in run.todo("attack", target=[target("marlow")], start=["prompt"]):
+        run.keep(found, tensors={"mask": torch.tensor([True])}, images={"before": torch.zeros(3, 2, 2)})
+    assert run.rows("attack")[["target", "start", "steps"]].values.tolist() == [
+        ["marlow", "prompt", 0],
+        ["marlow", "prompt", 50],
+    ]
+    kept = run.tensors("attack", t, "prompt")
+    assert kept.keys() == {"y", "mask"} and kept["y"].tolist() == [0, 1, 2]
+    assert run.image("attack", t, "prompt", 50).getpixel((0, 0)) == (255, 255, 255)
+    assert run.image("attack", "marlow", "prompt", "before").getpixel((0, 0)) == (0, 0, 0)
+
+
+# ---- kinds -----------------------------------------------------------------------------------------------
+
+KINDS = ["a", "a-b", "a-1", "a b", "a_b", "a+b", "a/b", "a.b", "attack", "attack-2", "attack-", "-", "ä", ".a", "a%20b"]
+
+
+def test_kinds_do_not_mix(run):
+    for n, kind in enumerate(KINDS):
+        assert fill(run, kind, {f"column {n}": n}, who=["a"]) == ["a"]
+    for one in (run, again(run), open_existing(run.folder)):
+        assert sorted(one.kinds()) == sorted(KINDS)
+        for n, kind in enumerate(KINDS):
+            assert one.rows(kind).to_dict("list") == {"who": ["a"], f"column {n}": [n]}
+    assert fill(again(run), "a", who=["a"]) == []
+
+
+def test_an_unknown_kind_is_empty(run):
+    assert isinstance(run.rows("a"), pd.DataFrame) and run.rows("a").empty and run.kinds() == [] == run.images()
+    fill(run, "b", who=["a"])
+    assert run.rows("a").empty and len(run.rows("a").columns) == 0 and run.kinds() == ["b"]
+
+
+def test_ranks_and_units_are_of_one_kind(run, monkeypatch):
+    fill(run, "b", who=["a", "b"])
+    monkeypatch.setenv("RANK", "1")
+    fill(again(run), "b", who=["c"])
+    fill(again(run), "a", who=["c"])
+    assert run.kinds() == ["a", "b"]
+
+
+# ---- units of work ---------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_asked_for_in_order(run):
+    axes = {"target": ["m", "n"], "rho": (0.1, 0.2), "k": range(2)}
+    every = [(t, rho, k) for t in "mn" for rho in (0.1, 0.2) for k in range(2)]
+    units = run.todo("a", **axes)
+    assert iter(units) is units and not run.folder.joinpath("rows").exists()
+    for n, unit in enumerate(units):
+        assert unit == every[n]
+        if n == 3:
+            break
+        run.keep({"n": n})
+    assert fill(again(run), "a", **axes) == every[3:]
+    assert fill(again(run), "a", **axes) == []
+    assert run.rows("a")[["target", "rho", "k"]].values.tolist() == [list(unit) for unit in every]
+    assert fill(again(run), "a", target=["o", "m"], rho=[0.2, 0.3], k=[1]) == [("o", 0.2, 1), ("o", 0.3, 1), 
+                                                                              ("m", 0.3, 1)]  # fmt: skip
+    assert fill(run, "another kind", **axes) == every
+
+
+def test_one_axis_gives_plain_values(run):
+    assert fill(run, "a", k=range(3)) == [0, 1, 2] and fill(run, "b", model={"twin-a": 1, "twin-b": 2}) == [
+        "twin-a",
+        "twin-b",
+    ]
+    assert fill(run, "c", kind=["x"], self=["y"]) == [("x", "y")]
+    assert fill(run, "d", k=[]) == [] == fill(run, "e", k=[1], j=[]) and run.rows("d").empty
+    assert fill(run, "f", k=(k for k in "ab")) == ["a", "b"]
+
+
+def test_targets_are_handed_out_themselves_and_stored_by_name(run):
+    targets, conditions = [target("marlow"), target("pike")], [Condition("own", None), Condition("own, NeMo", None)]
+    did = fill(run, "a", target=targets, condition=conditions)
+    expected = [(t, c) for t in targets for c in conditions]
+    assert all(a is b for got, wanted in zip(did, expected, strict=True) for a, b in zip(got, wanted, strict=True))
+    assert run.rows("a")[["target", "condition"]].values.tolist() == [[t.name, c.name] for t, c in expected]
+    [one] = fill(run, "b", target=targets[:1])
+    assert one is targets[0]
+    assert fill(again(run), "a", target=["marlow", "pike"], condition=["own", "own, NeMo"]) == []
+
+
+def test_units_of_one_text_are_two(run):
+    """Neither in the rows nor in their tensors and images do ("a/b", "c") and ("a", "b/c") meet."""
+    units = [("a/b", "c"), ("a", "b/c"), ("a+b", "c"), ("a", "b+c"), ("a b", "c"), ("a_b", "c"), ("", "a"), ("a", ""),
+             ("A", "c"), ("a%2Fb", "c"), ("a", 'b", "c'), ("a", "b', 'c")]  # fmt: skip
+    for n, (x, y) in enumerate(units):
+        for _ in run.todo("k", x=[x], y=[y]):
+            run.keep({"n": n}, tensors={"n": np.array(n)}, images={"p": Image.new("RGB", (1, 1), (n, 0, 0))})
+    assert len(list((run.folder / "tensors").iterdir())) == len(units) == len(run.images())
+    for n, unit in enumerate(units):
+        assert run.tensors("k", *unit)["n"] == n and run.image("k", *unit, "p").getpixel((0, 0))[0] == n
+        assert fill(again(run), "k", x=unit[:1], y=unit[1:]) == []
+    assert run.rows("k")["n"].tolist() == list(range(len(units)))
+
+
+def test_a_changed_plan_is_done_again_and_no_other(run):
+    plan = {"own": ("own", None, 50), "NeMo": ["own", "NeMo", {"steps": 50, "rate": 0.5}]}
+    axes = {"target": [target("marlow"), target("pike")], "condition": plan}
+    assert len(fill(run, "a", {"x": 1}, **axes)) == 4
+    same = {"NeMo": ("own", "NeMo", {"rate": np.float64(0.5), "steps": 50}), "own": ["own", None, 50]}
+    assert fill(again(run), "a", **axes | {"condition": same}) == []
+    changed = plan | {"NeMo": ["own", "NeMo", {"steps": 51, "rate": 0.5}]}
+    one = again(run)
+    did = fill(one, "a", {"x": 2}, **axes | {"condition": changed})
+    assert [(t.name, name) for t, name in did] == [("marlow", "NeMo"), ("pike", "NeMo")]
+    expected = {("marlow", "own"): 1, ("marlow", "NeMo"): 2, ("pike", "own"): 1, ("pike", "NeMo"): 2}
+    for reader in (one, open_existing(run.folder)):
+        table = reader.rows("a")
+        assert len(table) == 4 and table.set_index(["target", "condition"])["x"].to_dict() == expected
+    assert len(fill(again(run), "a", {"x": 3}, **axes)) == 2  # and back again: its files are the other's
+
+
+def test_rows_of_an_old_plan_do_not_show_while_the_new_one_is_in_work(run):
+    fill(run, "a", {"x": 1}, size={"small": 1, "large": 2})
+    one = again(run)
+    for name in one.todo("a", size={"small": 1, "large": 3}):
+        assert name == "large" and one.rows("a")["size"].tolist() == ["small"]
+        one.keep({"x": 2})
+    assert one.rows("a").set_index("size")["x"].to_dict() == {"small": 1, "large": 2}
+
+
+def test_only_what_was_asked_for_shows(run):
+    fill(run, "a", who=["a", "b", "c"])
+    fill(run, "b", who=["a"])
+    one = again(run)
+    assert one.rows("a")["who"].tolist() == ["a", "b", "c"]  # nothing was asked for: all there is
+    assert fill(one, "a", who=["c"]) == [] and one.rows("a")["who"].tolist() == ["c"]
+    assert fill(one, "a", who=["d"]) == ["d"] and one.rows("a")["who"].tolist() == ["c", "d"]  # of several loops
+    assert len(one.rows("b")) == 1
+
+
+def test_what_cannot_be_compared_is_no_part_of_a_plan(run):
+    def models():
+        return {"twin-a": Condition("a", None), "twin-b": object()}
+
+    assert fill(run, "a", model=models(), size={"small": 1}) == [("twin-a", "small"), ("twin-b", "small")]
+    assert fill(again(run), "a", model=models(), size={"small": 1}) == []
+    assert fill(again(run), "a", model=models(), size={"small": 2}) == [("twin-a", "small"), ("twin-b", "small")]
+    conditions = {Condition("own", None): 1, Condition("other", None): 2}
+    assert [c.name for c in fill(run, "b", condition=conditions)] == ["own", "other"]
+    changed = dict(zip(conditions, (1, 3), strict=True))
+    assert [c.name for c in fill(again(run), "b", condition=changed)] == ["other"]
+
+
+def test_a_body_that_keeps_nothing_is_an_error(run, one_line):
+    def nothing(*axes):
+        for _ in run.todo("a", who=["u"], k=[1]):
+            pass
+
+    one_line(ValueError, "nothing was kept of a u, 1: call run.keep", nothing)
+    one_line(ValueError, "no unit in work", run.keep, {"x": 1})
+    assert fill(again(run), "a", who=["u"], k=[1]) == [("u", 1)]
+
+    def outer_forgets():
+        for _ in run.todo("outer", k=[1, 2]):
+            fill(run, "inner", k=[1])
+
+    one_line(ValueError, "nothing was kept of outer 1", outer_forgets)
+
+
+def test_loops_may_be_nested(run):
+    for k in run.todo("outer", k=[1, 2]):
+        assert fill(run, "inner", k=[1]) == ([1] if k == 1 else [])
+        run.keep({"inner": len(run.rows("inner"))})
+    assert run.rows("outer").to_dict("list") == {"k": [1, 2], "inner": [1, 1]}
+    assert run.rows("inner").to_dict("list") == {"k": [1], "x": [1]}
+
+
+def test_keep_outside_a_loop_is_an_error(run, one_line):
+    def keep():
+        one_line(ValueError, "no unit in work", run.keep, {"x": 1}, tensors={"y": np.ones(1)})
+        assert run.open is None and not list(run.folder.rglob("*.safetensors"))
+
+    keep()
+    for _ in run.todo("a", k=[1, 2]):
+        run.keep({"x": 1})
+        keep()  # a unit is kept once
+    keep()
+    for _ in run.todo("b", k=[1]):
+        break
+    keep()
+    with pytest.raises(ZeroDivisionError):
+        fill(run, "b", lambda k: 1 / 0, k=[1])
+    keep()
+    assert run.rows("a")["x"].tolist() == [1, 1] and run.kinds() == ["a"]
+
+
+def test_a_loop_that_is_left_leaves_the_unit_undone_and_the_run_usable(run):
+    for k in run.todo("a", k=[1, 2, 3]):
+        if k == 2:
+            break
+        run.keep({"x": k})
+    assert run.rows("a")["k"].tolist() == [1]
+    with pytest.raises(ZeroDivisionError):
+        fill(run, "a", lambda k: {"x": 1 / (k - 3)}, k=[1, 2, 3])
+    assert run.rows("a")["k"].tolist() == [1, 2]
+    assert fill(run, "b", k=[1]) == [1] and fill(run, "a", k=[1, 2, 3]) == [3]
+
+
+# ---- stopped at any moment -------------------------------------------------------------------------------
 
 WRITER = """
 import sys
-from dori_lite.lab.runs import open_run
-run = open_run("c", "quick", 0, base=sys.argv[1], stamp={"models": {"twin-a": "1"}})
-heavy = {"torch", "pandas", "numpy", "diffusers"} & set(sys.modules)
-assert not heavy, heavy
-for k in range(10**6):
-    if not run.done(f"u{k}"):
-        run.row(f"u{k}", k=k, text="x" * 400_000)
-        print(k, flush=True)
+from dori_lite import stamps
+from dori_lite.runs import open_run
+stamps.code_of_rows = lambda: "1"
+run = open_run("c", "quick", 0, base=sys.argv[1], stamp={"weights": "1"})
+for k in run.todo("unit", k=range(3000)):
+    run.keep([{"part": part, "text": "x" * 100_000} for part in range(4)])
+    print(k, flush=True)
 """
 
 
-def test_kill_9_loses_no_acknowledged_row(tmp_path):
+def test_kill_9_loses_no_acknowledged_row(tmp_path, monkeypatch):
     chance, acknowledged, torn = random.Random(0), [], 0
-    file = tmp_path / "c" / "quick-0" / "rows-0.jsonl"
+    file = tmp_path / "reef" / "c" / "quick-0" / "rows" / "unit-0.jsonl"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for _ in range(20):
         writer = subprocess.Popen(
@@ -166,211 +436,293 @@ def test_kill_9_loses_no_acknowledged_row(tmp_path):
         assert said, errors
         acknowledged += [int(line) for line in (said + rest).split("\n") if line.isdigit()]
         torn += not file.read_bytes().endswith(b"\n")
-        rows = open_existing(file.parent)._read_rows()
-        assert {f"u{k}" for k in acknowledged} <= rows.keys()
-        assert all(row["text"] == "x" * 400_000 and row["unit"] == f"u{row['k']}" for row in rows.values())
-        # One row may be on disk and not yet said; nothing is skipped and nothing done twice.
-        assert [row["k"] for row in rows.values()] == list(range(len(rows)))
+        rows = open_existing(file.parents[1]).rows("unit")
+        assert set(acknowledged) <= set(rows["k"])
+        assert (rows["text"] == "x" * 100_000).all()
+        # A unit may be on disk and not yet said; none is skipped, none done twice, none is there in part.
+        units = len(rows) // 4
+        assert rows["k"].tolist() == [k for k in range(units) for _ in range(4)]
+        assert rows["part"].tolist() == list(range(4)) * units
     assert len(set(acknowledged)) == len(acknowledged) >= 20
-    assert len(file.read_bytes().splitlines()) - (not file.read_bytes().endswith(b"\n")) == len(rows)
-    run = open_run("c", "quick", 0, base=tmp_path, stamp={"models": {"twin-a": "1"}})
-    run.row("last", k=-1)
-    assert len(run.rows()) == len(rows) + 1
-    print(f"{len(rows)} rows, {torn} torn lines")
+    assert len(file.read_bytes().splitlines()) - (not file.read_bytes().endswith(b"\n")) == units
+    monkeypatch.setattr(stamps, "code_of_rows", lambda: "1")
+    run = open_run("c", "quick", 0, base=tmp_path, stamp={"weights": "1"})
+    assert fill(run, "unit", k=[*range(units), "last"]) == ["last"]
+    assert len(run.rows("unit")) == 4 * units + 1
+    print(f"{units} units, {torn} torn lines")
 
 
-# ---- settings ----------------------------------------------------------------------------------------
+LIGHT = """
+import sys
+from dori_lite.runs import open_existing, open_run
+run = open_run("c", "quick", 0, base=sys.argv[1])
+for k in run.todo("unit", k=range(2)):
+    run.keep({"x": [k]})
+run.record(models={"m": "1"})
+assert open_existing(run.folder).kinds() == ["unit"]
+heavy = {"torch", "pandas", "numpy", "diffusers", "PIL", "safetensors"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_nothing_heavy_is_imported_to_keep_rows(tmp_path):
+    subprocess.run([sys.executable, "-c", LIGHT, tmp_path], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+def keep_all(run, colour):
+    """Keep a unit with two rows, tensors and two images, all of which say `colour`; whether it was missing."""
+    for _ in run.todo("a", who={"u": colour}):
+        pictures = {name: Image.new("RGB", (2, 2), (colour, 0, 0)) for name in "pq"}
+        run.keep([{"x": colour}, {"x": colour}], tensors={"y": np.full(2, colour)}, images=pictures)
+        return True
+    return False
+
+
+def says(run):
+    """What the unit's files say: of its tensors, and of each image."""
+    return [run.tensors("a", "u")["y"].tolist()[0], *(run.image("a", "u", n).getpixel((1, 1))[0] for n in "pq")]
+
+
+@pytest.mark.parametrize("n", range(4))
+@pytest.mark.parametrize("first", [True, False])
+def test_an_interruption_leaves_the_unit_undone_and_no_file_in_part(run, monkeypatch, n, first):
+    """At each of the four places, of a new unit's and of one that is done again."""
+    fill(run, "b", who=["other"])
+    if not first:
+        keep_all(run, 1)
+    before, calls = snapshot(run.folder), []
+    replace, append = os.replace, files.append
+
+    def count(function):
+        def counted(*args):
+            calls.append(function)
+            return stop() if len(calls) == n + 1 else function(*args)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", count(replace))
+        patch.setattr(files, "append", count(append))
+        with pytest.raises(KeyboardInterrupt):
+            keep_all(run, 2)
+    assert calls == [replace, replace, replace, append][: n + 1], "the row comes last"
+    after = snapshot(run.folder)
+    assert after.keys() - before.keys() == set() if not first else len(after) == len(before) + n
+    assert [path for path in before if after[path][2] == before[path][2]] == [
+        path for path in before if path.suffix not in (".png", ".safetensors") or after[path] == before[path]
+    ]
+    assert not [path for path in after if "partial" in path.name]
+    one = again(run)
+    if not first:
+        assert one.rows("a")["x"].tolist() == [1, 1] and says(one) == [2] * n + [1] * (3 - n)
+    assert keep_all(one, 2) and says(one) == [2, 2, 2] and not keep_all(again(run), 2)
+    assert one.rows("a")["x"].tolist() == [2, 2] and len(one.rows("b")) == 1
+
+
+# ---- settings --------------------------------------------------------------------------------------------
 
 
 def test_rows_of_other_settings_are_moved_aside(tmp_path, capsys):
-    quick = profiles.load("quick")
-    run = open_run("c", quick, 0, base=tmp_path, stamp={"models": {"twin-a": "1"}})
-    run.row("a", x=1)
-    same = open_run("c", profiles.load("quick"), 0, base=tmp_path, stamp={"models": {"twin-a": "1"}})
-    assert same.done("a") and capsys.readouterr().out == ""
+    def opened(stamp, **overrides):
+        return open_run("c", profiles.load("quick", **overrides), 0, base=tmp_path, stamp=stamp)
 
-    other = open_run("c", profiles.load("quick", canaries=2), 0, base=tmp_path, stamp={"models": {"twin-a": "1"}})
+    run = opened({"weights": "1"})
+    fill(run, "a", who=["a"])
+    same = opened({"weights": "1"})
+    assert same.rows("a")["who"].tolist() == ["a"] and capsys.readouterr().out == ""
+
+    other = opened({"weights": "1"}, canaries=2)
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "another profile:" in said and "quick-0.stale-1" in said
-    assert not other.done("a") and other.rows().empty
-    other.row("b", x=2)
-    retrained = open_run("c", profiles.load("quick", canaries=2), 0, base=tmp_path, stamp={"models": {"twin-a": "2"}})
-    assert retrained.rows().empty and "another models:" in capsys.readouterr().out
-    stale = [open_existing(tmp_path / "c" / f"quick-0.stale-{n}") for n in (1, 2)]
-    assert [one.rows()["unit"].tolist() for one in stale] == [["a"], ["b"]]
+    assert other.rows("a").empty and fill(other, "a", who=["a", "b"]) == ["a", "b"]
+    retrained = opened({"weights": "2"}, canaries=2)
+    assert retrained.rows("a").empty and "another weights:" in capsys.readouterr().out
+    stale = [open_existing(tmp_path / "reef" / "c" / f"quick-0.stale-{n}") for n in (1, 2)]
+    assert [one.rows("a")["who"].tolist() for one in stale] == [["a"], ["a", "b"]]
     assert [one.profile["canaries"] for one in stale] == [3, 2] and stale[0].seed == 0
+    assert [(one.world, one.chapter) for one in stale] == [("reef", "c")] * 2
 
 
-def test_rows_of_unknown_settings_are_moved_aside(tmp_path, capsys):
-    open_run("c", "quick", 0, base=tmp_path).row("a", x=1)
-    assert open_run("c", "quick", 0, base=tmp_path, stamp={"models": 1}).rows().empty
-    assert "stale-1" in capsys.readouterr().out
+def test_rows_of_other_code_are_moved_aside(run, monkeypatch, capsys):
+    fill(run, "a", who=["a"])
+    monkeypatch.setattr(stamps, "code_of_rows", lambda: "another")
+    assert again(run).rows("a").empty and "another code:" in capsys.readouterr().out
+    assert files.read_json(run.folder / "stamp.json") == {"profile": {"name": "quick"}, "code": "another"}
 
 
-def test_other_ranks_wait_for_the_first(tmp_path, monkeypatch):
-    open_run("c", "full", 0, base=tmp_path, stamp={"m": 1}).row("a", x=1)
+def test_rows_of_unknown_settings_are_moved_aside(run, capsys):
+    fill(run, "a", who=["a"])
+    (run.folder / "stamp.json").unlink()
+    assert again(run).rows("a").empty and "stale-1" in capsys.readouterr().out
+
+
+def test_a_run_can_be_made_anew(run, capsys):
+    fill(run, "a", who=["a"])
+    run.record(numbers={"x": 1})
+    fresh = open_run("01_replay", "quick", 0, base=run.folder.parents[2], anew=True)
+    assert capsys.readouterr().out.count("\n") == 1 and fresh.folder == run.folder
+    assert fresh.rows("a").empty and not (fresh.folder / "record.json").exists()
+    assert open_existing(run.folder.with_name("quick-0.stale-1")).read_record()["numbers"] == {"x": 1}
+
+
+def test_runs_of_other_seeds_worlds_and_chapters_do_not_meet(tmp_path):
+    names = [("c", 0, "reef"), ("c", 1, "reef"), ("c", 0, "sd14"), ("d", 0, "reef")]
+    for chapter, seed, world in names:
+        run = open_run(chapter, "quick", seed, world=world, base=tmp_path)
+        assert run.folder == tmp_path / world / chapter / f"quick-{seed}"
+        assert fill(run, "a", {"seed": seed, "world": world}, chapter=[chapter]) == [chapter]
+    for chapter, seed, world in names:
+        found = open_existing(tmp_path / world / chapter / f"quick-{seed}")
+        assert (found.chapter, found.seed, found.world, found.profile["name"]) == (chapter, seed, world, "quick")
+        assert found.rows("a").to_dict("records") == [{"chapter": chapter, "seed": seed, "world": world}]
+
+
+def test_other_ranks_wait_for_the_first(tmp_path, monkeypatch, one_line):
+    fill(open_run("c", "full", 0, base=tmp_path, stamp={"m": 1}), "a", who=["a"])
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(runs, "WAIT", 0.2)
-    with pytest.raises(RuntimeError, match="rank 0"):
-        open_run("c", "full", 0, base=tmp_path, stamp={"m": 2})
-    assert open_run("c", "full", 0, base=tmp_path, stamp={"m": 1}).done("a")
+    monkeypatch.setattr(stamps, "WAIT", 0.2)
+    one_line(RuntimeError, "rank 0", open_run, "c", "full", 0, base=tmp_path, stamp={"m": 2})
+    one_line(RuntimeError, "rank 0", open_run, "d", "full", 0, base=tmp_path)
+    one = open_run("c", "full", 0, base=tmp_path, stamp={"m": 1})
+    assert one.rows("a")["who"].tolist() == ["a"] and fill(one, "a", who=["a", "b"]) == ["b"]
+    assert len(lines(one, "a", 0)) == 1 == len(lines(one, "a", 1))
 
 
 def test_runs_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("DORI_RUNS", raising=False)
     (tmp_path / "checkout" / "data").mkdir(parents=True)
     monkeypatch.setenv("DORI_DATA", str(tmp_path / "checkout" / "data"))
-    assert runs.runs_folder() == Path("runs")  # a data folder by itself
+    assert runs_folder() == Path("runs")  # a data folder by itself
     (tmp_path / "checkout" / "dori_lite").mkdir()
-    assert runs.runs_folder() == tmp_path / "checkout" / "runs"
+    assert runs_folder() == tmp_path / "checkout" / "runs"
     monkeypatch.setenv("DORI_DATA", str(tmp_path / "absent"))
-    assert runs.runs_folder() == Path("runs")
+    assert runs_folder() == Path("runs")
     monkeypatch.setenv("DORI_RUNS", str(tmp_path / "elsewhere"))
-    assert open_run("c", "quick", 3).folder == tmp_path / "elsewhere" / "c" / "quick-3"
+    assert open_run("c", "quick", 3).folder == tmp_path / "elsewhere" / "reef" / "c" / "quick-3"
 
 
-def test_no_run_to_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no run in .*; execute its chapter"):
-        open_existing(tmp_path / "c" / "quick-0")
+def test_no_run_to_read(tmp_path, one_line):
+    (tmp_path / "c" / "data").mkdir(parents=True)
+    (tmp_path / "c" / "quick-1").write_text("a file")
+    for name in ("quick-0", "data", "quick-1"):
+        one_line(FileNotFoundError, "no run in .*; execute its chapter", open_existing, tmp_path / "c" / name)
+    (tmp_path / "c" / "quick-2").mkdir()
+    (tmp_path / "c" / "quick-2" / "record.json").write_text("{")
+    one_line(ValueError, "record.json is damaged", open_existing, tmp_path / "c" / "quick-2")
 
 
-# ---- tensors, images, record -------------------------------------------------------------------------
+def test_a_run_is_found_from_within(run, monkeypatch):
+    run.record()
+    for inside, name in ((run.folder.parent, "quick-0"), (run.folder, ".")):
+        monkeypatch.chdir(inside)
+        found = open_existing(name)
+        assert (found.world, found.chapter, found.profile, found.seed) == ("reef", "01_replay", {"name": "quick"}, 0)
 
 
-def test_tensors_are_merged(run):
-    import torch
-
-    run.save_tensors({"mask": np.array([True, False]), "scale": np.float64(2.0)})
-    run.save_tensors({"trigger": torch.ones(2, 3).T, "half": torch.ones(2, dtype=torch.bfloat16), "scale": np.ones(1)})
-    run.save_tensors({"grad": torch.ones(1, requires_grad=True), "columns": np.arange(6).reshape(2, 3).T})
-    kept = run.tensors()
-    assert kept.keys() == {"mask", "scale", "trigger", "half", "grad", "columns"}
-    assert kept["mask"].tolist() == [True, False] and kept["scale"].tolist() == [1.0]
-    assert kept["trigger"].shape == (3, 2) and kept["half"].dtype == np.float32
-    assert (kept["columns"] == np.arange(6).reshape(2, 3).T).all()
+# ---- tensors, images, record -----------------------------------------------------------------------------
 
 
-def test_an_interrupted_save_leaves_the_old_file(run, monkeypatch):
-    run.save_tensors({"a": np.ones(2)})
-    run.save_image("p", Image.new("RGB", (4, 4), "red"))
-    run.record(numbers={"x": 1})
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    for save in (
-        lambda: run.save_tensors({"b": np.ones(2)}),
-        lambda: run.save_image("p", Image.new("RGB", (4, 4), "blue")),
-        lambda: run.record(numbers={"x": 2}),
-    ):
-        with pytest.raises(KeyboardInterrupt):
-            save()
-    assert run.tensors().keys() == {"a"} and run.read_record()["numbers"] == {"x": 1}
-    assert Image.open(run.images()["p"]).getpixel((0, 0)) == (255, 0, 0) and len(run.images()) == 1
+def test_tensors_of_a_unit_are_one_file(run, one_line):
+    kept = {"mask": np.array([True, False]), "scale": np.float64(2.0), "trigger": torch.ones(2, 3).T}
+    kept |= {"half": torch.ones(2, dtype=torch.bfloat16), "grad": torch.ones(1, requires_grad=True)}
+    kept["columns"] = np.arange(6).reshape(2, 3).T
+    marlow = target("marlow")
+    for _ in run.todo("a", target=[marlow], k=[3]):
+        run.keep({"x": 1}, tensors=kept)
+    fill(run, "a", target=["pike"], k=[3])
+    found = run.tensors("a", marlow, 3)
+    assert found.keys() == kept.keys() and all(isinstance(value, torch.Tensor) for value in found.values())
+    assert found["mask"].tolist() == [True, False] and found["scale"].item() == 2.0
+    assert found["trigger"].shape == (3, 2) and found["half"].dtype == torch.float32
+    assert (found["columns"].numpy() == kept["columns"]).all() and not found["grad"].requires_grad
+    assert open_existing(run.folder).tensors("a", "marlow", "3").keys() == kept.keys()
+    assert len(list((run.folder / "tensors").iterdir())) == 1
+    one_line(FileNotFoundError, "no tensors of a pike, 3 in", run.tensors, "a", "pike", 3)
+    one_line(FileNotFoundError, "no tensors of b marlow, 3 in", run.tensors, "b", marlow, 3)
 
 
-def test_images(run):
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    run.save_image("grid_1.5", Image.fromarray(pixels))
-    run.save_image("a", Image.fromarray(pixels[:4]))
-    assert list(run.images()) == ["a", "grid_1.5"]
-    assert (np.asarray(Image.open(run.images()["grid_1.5"])) == pixels).all()
-    with pytest.raises(ValueError, match="cannot be a picture's name"):
-        run.save_image("../a", Image.fromarray(pixels))
+def test_keeping_a_unit_touches_no_file_of_another(run):
+    def kept(k):
+        return {"tensors": {"y": np.full(1000, k)}, "images": {"p": Image.new("RGB", (4, 4), (k, 0, 0))}}
+
+    for k in run.todo("a", k=range(3)):
+        run.keep({"x": k}, **kept(k))
+    before = snapshot(run.folder)
+    time.sleep(0.01)
+    for k in run.todo("a", k=range(3, 5)):
+        run.keep({"x": k}, **kept(k))
+    for k in run.todo("b", k=range(2)):
+        run.keep({"x": k}, **kept(k))
+    after, rows = snapshot(run.folder), path_of(run, "a")
+    assert len(before) == 8 and len(after) == 8 + 4 + 5
+    assert [path for path in before if after[path] != before[path]] == [rows]
+    assert after[rows][2].startswith(before[rows][2])  # the table only grows
+    assert [run.tensors("a", k)["y"][0].item() for k in range(5)] == list(range(5))
 
 
-def test_record(tmp_path):
+def test_images_come_back_as_they_were(run):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    for _ in run.todo("a", target=[target("marlow")]):
+        run.keep(
+            {}, images={"pil": Image.fromarray(pixels), "array": pixels, 50: tensor, "grey": Image.new("L", (2, 2))}
+        )
+    for name in ("pil", "array", 50, "50"):
+        assert (np.asarray(run.image("a", target("marlow"), name)) == pixels).all()
+    assert run.image("a", "marlow", "grey").mode == "RGB"
+    assert [path.suffix for path in run.images()] == [".png"] * 4 and run.images() == sorted(run.images())
+    with pytest.raises(FileNotFoundError):
+        run.image("a", "marlow", "absent")
+
+
+NAMES = ["a", "b", "a b", "a_b", "a+b", "a/b", "a%20b", "a  b", "../a", "..", ".", "", " ", "a.png", "ä", "ρ = 0.2", 50]
+
+
+def test_names_of_images_do_not_collide(run):
+    units = [("u", NAMES), ("u+a", ["b"]), ("u a", ["b"]), ("u_a", ["b"]), ("u/a", ["b"]), ("", ["u+a"])]
+    colours = {}
+    for unit, names in units:
+        for _ in run.todo("k", who=[unit]):
+            made = {name: (len(colours) + n, 0, 0) for n, name in enumerate(names)}
+            run.keep({}, images={name: Image.new("RGB", (1, 1), colour) for name, colour in made.items()})
+            colours |= {(unit, name): colour for name, colour in made.items()}
+    assert len(run.images()) == len(colours) == len(NAMES) + 5
+    assert {path.parent for path in run.images()} == {run.folder / "images"}
+    for key, colour in colours.items():
+        assert run.image("k", *key).getpixel((0, 0)) == colour
+    assert all(a.name.lower() != b.name.lower() for a, b in combinations(run.images(), 2))
+
+
+def test_record(tmp_path, one_line):
     run = open_run("01_replay", profiles.load("quick", canaries=2), 7, base=tmp_path)
-    with pytest.raises(FileNotFoundError, match="has no record: execute its chapter to the end"):
-        run.read_record()
-    run.record(models={"twin-a": "0"}, numbers={"rate": np.float32(0.5), "low": float("nan")}, note="x")
-    record = open_existing(run.folder).read_record()
+    one_line(FileNotFoundError, "has no record: execute its chapter to the end", run.read_record)
+    written = run.record(models={"twin-a": "0"}, numbers={"rate": np.float32(0.5), "low": float("nan")}, note="x")
+    found = open_existing(run.folder)
+    record = found.read_record()
+    assert record == written and found.profile == record["profile"] == run.profile and found.seed == 7
     assert (record["chapter"], record["seed"], record["profile"]["canaries"]) == ("01_replay", 7, 2)
+    assert record["world"] == "reef" == found.world and found.chapter == "01_replay"
     assert record["numbers"] == {"rate": 0.5, "low": None} and record["note"] == "x" and record["verdicts"] == {}
     assert record["versions"]["numpy"] == np.__version__ and record["versions"]["python"].startswith("3.")
     assert record["versions"].keys() == {"python", "torch", "diffusers", "transformers", "numpy", "dori_lite"}
     assert "cores" in record["machine"] or "GPU" in record["machine"] or "NVIDIA" in record["machine"]
-    with pytest.raises(ValueError, match="seed come from the run"):
-        run.record(seed=1)
+    for name in ("seed", "chapter", "world", "profile", "versions", "machine"):
+        one_line(ValueError, f"{name} come from the run", run.record, **{name: 1})
+    assert found.read_record() == record
 
 
-# ---- publishing --------------------------------------------------------------------------------------
+def test_an_interrupted_record_leaves_the_old_one(run, monkeypatch):
+    run.record(numbers={"x": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run.record(numbers={"x": 2})
+    with pytest.raises(TypeError, match="cannot be kept"):
+        run.record(numbers={"x": object()})
+    assert run.read_record()["numbers"] == {"x": 1}
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    """A data folder that ships one model, "twin-a"."""
-    weights = tmp_path / "data" / "reef" / "twin-a"
-    weights.mkdir(parents=True)
-    (weights / "unet.safetensors").write_bytes(b"weights")
-    assets.record(weights.parent, "twin-a", {"smoke": True})
-    monkeypatch.setenv("DORI_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-def test_publish(run, data):
-    run.row("a", rate=0.1 + 0.2, low=None)
-    run.row("b", rate=1, low=2)
-    run.save_image("grid", Image.new("RGB", (8, 8)))
-    run.record(models=runs.model_hashes("twin-a"), verdicts={"replay": "holds here"})
-    target = runs.publish(run.folder)
-    assert target == data / "results" / "01_replay" / "quick"
-    assert sorted(p.relative_to(target).as_posix() for p in target.rglob("*")) == [
-        "images",
-        "images/grid.png",
-        "record.json",
-        "table.csv",
-    ]
-    assert (target / "table.csv").read_bytes() == b"unit,rate,low\na,0.30000000000000004,\nb,1.0,2.0\n"
-    assert json.loads((target / "record.json").read_text())["verdicts"] == {"replay": "holds here"}
-    (run.folder / "images" / "grid.png").unlink()
-    assert not (runs.publish(run.folder) / "images" / "grid.png").exists()  # replaced, not added to
-    assert [p.name for p in target.parent.iterdir()] == ["quick"]
-
-
-def test_publish_refuses(run, data):
-    def refused(match, kind=ValueError):
-        with pytest.raises(kind, match=match) as error:
-            runs.publish(run.folder)
-        assert "\n" not in str(error.value) and not (data / "results" / "01_replay" / "quick").exists()
-
-    run.row("a", x=1)
-    refused("has no record", FileNotFoundError)
-    run.record()
-    refused("which models made it")
-    run.record(models={"twin-a": "0" * 64})
-    refused("made with a twin-a that is not shipped; execute it again")
-    run.record(models={"twin-c": "0" * 64})
-    refused("twin-c that is not shipped")
-    good = runs.model_hashes("twin-a")
-    run.record(models=good)
-    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
-    run.save_image("noise", Image.fromarray(noise))
-    refused(r"would publish 3\.0 MB; keep fewer or smaller pictures")
-    (run.folder / "images" / "noise.png").unlink()
-    runs.publish(run.folder)
-
-    (data / "reef" / "twin-a" / "unet.safetensors").write_bytes(b"other")  # trained anew
-    assets.record(data / "reef", "twin-a", {})
-    assert runs.model_hashes("twin-a") != good
-    with pytest.raises(ValueError, match="not shipped"):
-        runs.publish(run.folder)
-    (run.folder / "rows-0.jsonl").unlink()
-    run.record(models=runs.model_hashes("twin-a"))
-    with pytest.raises(ValueError, match="has no rows"):
-        runs.publish(run.folder)
-
-
-def test_single_files_hashes_count_too(run, data):
-    run.row("a", x=1)
-    run.record(models={"twin-a/unet.safetensors": assets.manifest(data / "reef")["files"]["twin-a/unet.safetensors"]})
-    assert runs.publish(run.folder).is_dir()
-
-
-def test_weights_of_the_hub_need_only_be_named(tmp_path, data):
-    run = open_run("01_replay", "sd14", 0, base=tmp_path)
-    run.row("a", x=1)
-    run.record(models={"CompVis/stable-diffusion-v1-4": "a revision"})
-    assert runs.publish(run.folder).name == "sd14"
-
-
-def test_unknown_model(data):
-    with pytest.raises(ValueError, match="ships no model 'twin-z'; there are: twin-a"):
-        runs.model_hashes("twin-z")
+def test_other_ranks_write_no_record(run, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert again(run).record(numbers={"x": 1})["numbers"] == {"x": 1}
+    assert not (run.folder / "record.json").exists()

@@ -101,6 +101,15 @@ def test_a_mean_of_too_few_units_has_no_interval():
     assert bootstrap([1.0, 1.0], seed=0) == (1.0, 1.0, 1.0)
 
 
+def test_bootstrap_is_resampling_written_out():
+    values = np.random.default_rng(2).normal(1, 1, 25)
+    found = bootstrap(values, seed=7, reps=999, level=0.8)
+    means = sorted(values[k].mean() for k in np.random.default_rng(7).integers(25, size=(999, 25)))
+    assert found == (pytest.approx(values.mean()), pytest.approx(means[99]), pytest.approx(means[899]))
+    mean, low, high = bootstrap([math.inf, 2, 2, 2, 2, 2, 2, 2], seed=0, geometric=True)
+    assert mean == high == math.inf and low == pytest.approx(2)  # between infinities nothing is interpolated
+
+
 # ---- how well scores separate ---------------------------------------------------------------------------
 
 

@@ -13,7 +13,8 @@ import io
 import json
 import os
 
-from .pictures import as_array, as_pil
+from ..files import as_pil
+from .pictures import as_array
 
 BUILDING = "DORI_BUILD"  # set while the site is built: no kernel will answer its readers
 

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from ..files import as_pil  # noqa: F401  (one home, for what stores pictures as well)
 from .style import COPY, frame
 
 
@@ -16,14 +17,6 @@ def as_array(image) -> np.ndarray:
     if hasattr(image, "detach"):
         return image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
     return np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
-
-
-def as_pil(image):
-    """A picture as a PIL image, a tensor's values rounded to bytes."""
-    from PIL import Image
-
-    array = as_array(image)
-    return Image.fromarray(array if array.dtype == np.uint8 else (array * 255).round().astype(np.uint8))
 
 
 def as_tensor(image):
@@ -118,3 +111,18 @@ def poster(rows: dict, steps, target, threshold: float, title: str = "", caption
             figure.text(0.5, 0.005, caption, ha="center", va="bottom", fontsize=8.5, style="italic")
         figure.tight_layout(pad=0.5, rect=(0, 0.03 if caption else 0, 1, 1))
     return figure
+
+
+def poster_of(run, target, conditions, threshold: float, kind: str = "attack", start: str = "prompt"):
+    """The `poster` of one target from a run's rows and kept pictures: a row a condition, a column a number of steps.
+
+    The steps are those whose pictures the run kept of every one of the conditions.
+    """
+    rows = run.rows(kind)
+    rows = rows[(rows["target"] == target.name) & (rows["start"] == start)]
+    lines, at = {}, min((sorted(rows[rows["condition"] == name]["steps"]) for name in conditions), key=len)
+    for name in conditions:
+        scores = rows[rows["condition"] == name].set_index("steps")["descriptor"]
+        label = name.replace(" ", "\n", 1)
+        lines[label] = [(run.image(kind, target, name, start, k), scores[k][0]) for k in at]
+    return poster(lines, at, target.image, threshold, "What comes back under attack", f"“{target.caption}”")

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 from .. import files, nemo, stamps, wanda
-from ..masks import WeightMask
-from ..models import fingerprint
+from ..detection import noise_differences, similarity
+from ..masks import WeightMask, of_neurons, pruned
+from ..models import embed, fingerprint, value_layers
 from ..runs import runs_folder
 from . import canaries, captions
 
@@ -81,3 +82,30 @@ def localiser(models: Mapping, sampling: Mapping) -> Callable[[str, str, str], W
         return mask
 
     return find
+
+
+def evidence(pipe, home: str, tuning, others: int = 16) -> list[dict]:
+    """What `tau_blocked` rests on, one row for each of the `tuning` targets.
+
+    The highest similarity, over ten noises, of its δ to the δ of `others` unrelated captions (their mean), of the empty
+    caption, and of itself with all seven layers blocked; beside both thresholds.
+    """
+
+    def delta(prompts, mask=None):
+        with pruned(pipe, mask):
+            return noise_differences(pipe, prompts, nemo.SEEDS, steps=STEPS)
+
+    def nearest(one, other):
+        return similarity(one, other).max().item()
+
+    known = nemo_settings(pipe, home)
+    unrelated, [empty] = delta(unmemorized(others)), delta(embed(pipe, ""))
+    whole = of_neurons(pipe.unet, {k: range(v.out_features) for k, v in value_layers(pipe.unet).items()})
+    rows = []
+    for target in tuning:
+        [own], [blocked] = delta(target.caption), delta(target.caption, whole)
+        near = [nearest(own, other) for other in unrelated]
+        row = {"target": target.name, "unrelated": sum(near) / len(near), "empty": nearest(own, empty)}
+        row |= {"all seven blocked": nearest(own, blocked)}
+        rows.append(row | {"τ blocked": known["tau_blocked"], "τ": known["tau"]})
+    return rows
