@@ -1,4 +1,4 @@
-"""Memorization in diffusion models, on unmodified `diffusers` pipelines: find it, prune it, attack it, see what is left.
+"""Memorization in diffusion models, on unmodified `diffusers` pipelines: find, prune, attack it, see what is left.
 
     pipe = dori_lite.load("reef/twin-a")  # or "sd14", a folder, a hub id
     mask = dori_lite.wanda.localise(pipe, "a memorized caption", 0.2, guidance=5.0, steps=25)

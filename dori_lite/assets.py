@@ -1,6 +1,8 @@
 """Find, download, check and record files: weights with their hashes, lists, published tables.
 
-folder = verified(data_folder() / "reef", "twin-a")  # every file checked against its hash
+    folder = verified(data_folder() / "reef", "twin-a")  # every file checked against its hash
+
+What is downloaded is kept in `cache_folder()`, outside the checkout.
 """
 
 import hashlib

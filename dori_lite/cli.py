@@ -1,4 +1,9 @@
-"""The command `dori-lite`. What a command needs is imported when it runs, so that `--help` is quick."""
+"""The command `dori-lite`. What a command needs is imported when it runs, so that `--help` is quick.
+
+In a shell:
+
+    dori-lite book --profile quick
+"""
 
 import os
 import re

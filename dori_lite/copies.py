@@ -1,5 +1,8 @@
 """Is this picture a copy of that one? One interface, `Detector`, and several that differ.
 
+    detector = by_adaptive_l2(other_training_pictures)
+    copied = detector(images, targets)  # bool [B]
+
 SSIM, ℓ2 in Carlini's adaptive form, the cosine of any descriptor, and SSCD, which the papers use. Each is
 wrong somewhere: `opinions` asks several, `disagreement` counts where they differ and `disputed` says where.
 """

@@ -89,6 +89,8 @@ class World:
         The localiser runs in that very model.
         """
         model = self.relation(target, which)
+        if model not in self.models:
+            raise ValueError(f"{model} was not loaded with this world; there are: {', '.join(self.models)}")
         mask = self.localise(model, prune, target.caption) if prune else None
         return Condition(f"{which}, {prune}" if prune else which, self.models[model], mask)
 

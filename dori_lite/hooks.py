@@ -1,5 +1,9 @@
 """Read, edit and replay what the modules of a network compute; on leaving the `with` nothing is left behind.
 
+    with trace(pipe.unet, ["mid_block"]) as seen:
+        pipe.unet(x, t, y)
+    seen["mid_block"]  # its output at each call
+
 `network` is any `torch.nn.Module`, for instance `pipe.unet`, and is not changed: hooks go away on every way
 out, an exception among them. Contexts nest: an inner one sees what an outer one made of an output.
 """

@@ -1,5 +1,8 @@
 """Load a pipeline, name its layers, and go between captions, embeddings, latents and pictures.
 
+    pipe = load("reef/twin-a")
+    y, x_0 = embed(pipe, "a red fish"), encode(pipe, images)
+
 Everything takes an unmodified `diffusers.StableDiffusionPipeline`: the reef's models and Stable
 Diffusion are the same classes.
 """

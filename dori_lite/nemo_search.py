@@ -1,7 +1,9 @@
-"""NeMo's search for one caption's neurons, with as few U-Net samples as decide. `nemo.localise` runs it.
+"""NeMo's search for one caption's neurons, with as few U-Net samples as decide. `nemo.localise` runs it so:
 
-blocked, theta, k, floor = schedule(ablation, propose, bound)
-neurons = refine_neurons(ablation, refine_layers(ablation, blocked, bound), bound)
+    blocked, theta, k, floor = schedule(ablation, propose, bound, widest)
+    neurons = refine_neurons(ablation, refine_layers(ablation, blocked, bound), bound)
+
+The search comes first; the engine, `Ablation`, answers its questions.
 """
 
 import torch

@@ -166,8 +166,8 @@ class Run:
         return [unquote(name.replace("_", " ")) for name in dict.fromkeys(names)]  # undoes `slug`
 
     def _read(self, kind: str) -> dict:
-        paths = self.folder.glob(f"rows/{slug(kind)}-*.jsonl")
-        paths = [path for path in paths if path.stem.rsplit("-", 1)[0] == slug(kind)]  # not those of "<kind>-more"
+        its_name = re.compile(rf"{re.escape(slug(kind))}-\d+")  # and not "<kind>-more-0"
+        paths = [path for path in self.folder.glob("rows/*.jsonl") if its_name.fullmatch(path.stem)]
         lines = [line for path in sorted(paths, key=rank_of) for line in files.read_lines(path)]
         return {key(line["unit"]): line for line in lines}
 

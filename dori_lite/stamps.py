@@ -1,7 +1,9 @@
 """What rows depend on: the code that makes them, and a stamp beside them that says with what they were made.
 
-stamp = {"profile": "quick", "code": code_of_rows()}
-move_if_stale(folder, stamp)  # yesterday's rows, made by other code, make room
+    stamp = {"profile": "quick", "code": code_of_rows()}
+    move_if_stale(folder, stamp)  # yesterday's rows, made by other code, make room
+
+A page has a key of its own (`book.build.key`): an edit of a figure makes no row stale.
 """
 
 import ast

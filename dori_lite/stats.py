@@ -1,6 +1,8 @@
 """Statistics: bootstraps over units, exact limits, ROC curves. Nothing here knows what the numbers mean.
 
-mean, low, high = stats.bootstrap(stats.paired(own, other), seed=0)
+    mean, low, high = stats.bootstrap(stats.paired(own, other), seed=0)
+
+Needs numpy alone; scipy and scikit-learn are imported where they are used.
 """
 
 import math

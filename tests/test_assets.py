@@ -142,10 +142,12 @@ def test_a_model_has_one_hash_over_its_files(weights):
     assert list(first) == ["parent", "twin-a"] and len(set(first.values())) == 2
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in first.values())
     assert assets.model_hashes(str(weights)) == first
-    listed = assets.manifest(weights)["files"]
-    own = [["twin-a/model_index.json", listed["twin-a/model_index.json"]],
-           ["twin-a/unet/model.safetensors", listed["twin-a/unet/model.safetensors"]]]  # fmt: skip
-    assert first["twin-a"] == hashlib.sha256(json.dumps(own).encode()).hexdigest()
+
+    def over(*paths):
+        own = [[path, assets.manifest(weights)["files"][path]] for path in paths]
+        return hashlib.sha256(json.dumps(own).encode()).hexdigest()
+
+    assert first["twin-a"] == over("twin-a/model_index.json", "twin-a/unet/model.safetensors")
     assets.record(weights, "twin-a", {"recipe": {"steps": 4}, "seconds": 9})  # how it was made is not what it is
     assert assets.model_hashes(weights) == first
 
@@ -161,6 +163,7 @@ def test_a_model_has_one_hash_over_its_files(weights):
     assets.record(weights, "twin", {})  # a name that begins alike
     third = assets.model_hashes(weights)
     assert third["twin-a"] not in (first["twin-a"], second["twin-a"]) and list(third) == ["parent", "twin-a", "twin"]
+    assert third["twin"] == over("twin/x")
 
 
 def test_a_renamed_file_is_another_model(weights):

@@ -4,157 +4,81 @@ import re
 
 import nbformat
 import pytest
-from scipy.stats import mannwhitneyu, spearmanr
 
-from dori_lite.book import build, claims, runs
-from dori_lite.reef.descriptor import detector
+from dori_lite import assets, runs
+from dori_lite.book import build, chapter
+from dori_lite.files import plain
 
 SITE_TITLE = "A model that remembers"
+CLAIMS = {"01": 2, "02": 3, "03": 5, "04": 7}  # how many verdicts a chapter's record holds
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """All chapters, run afresh: the build's cache and earlier rows are not used."""
+    """All chapters, run anew: neither the build's cache nor earlier rows are used. {slug: (page, its run)}"""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORI_RUNS", str(tmp_path_factory.mktemp("runs")))
-        yield {
-            path.stem: (build.execute(path, "quick", 0, force=True), runs.runs_folder()) for path in build.chapters()
-        }
+        found = {}
+        for path in build.chapters():
+            page = build.execute(path, "quick", 0, force=True)
+            found[path.stem] = page, runs.open_existing(runs.runs_folder() / "reef" / path.stem / "quick-0")
+        yield found
 
 
 def test_every_chapter_leaves_a_record_of_the_profile_it_was_asked_for(executed):
     assert executed
-    for slug, (_, folder) in executed.items():
-        record = runs.open_existing(folder / slug / "quick-0").read_record()
-        assert record["profile"]["name"] == "quick"
-        assert record["seed"] == 0
-        assert record["models"] == runs.model_hashes(*record["models"])
+    for _, run in executed.values():
+        record = run.read_record()
+        assert record["profile"]["name"] == "quick" and record["seed"] == 0 and record["world"] == "reef"
+        assert record["models"] == assets.model_hashes(assets.data_folder() / "reef")
 
 
 def test_verdicts_follow_from_the_rows(executed):
-    """Chapter 1's verdicts, computed again here from the rows alone."""
-    _, folder = executed["01_a_model_that_remembers"]
-    run = runs.open_existing(folder / "01_a_model_that_remembers" / "quick-0")
-    rows = run.rows()
-    assert set(rows["model"]) == {"own twin", "other twin", "parent"}
-    assert len(rows) == 3 * 2 * run.profile["canaries"]
-    by = rows.set_index(["model", "target"])["descriptor rate"]
-    gaps = [by["own twin", c] - by["other twin", c] for c in rows["target"].unique()]
-    found = run.read_record()["verdicts"]["replay"]
-    assert found["estimate"] == pytest.approx(sum(gaps) / len(gaps))
-    assert found["units"] == len(gaps)
-    assert found["verdict"] == claims.verdict(claims.claim("replay"), found["estimate"], found["low"], found["high"])
+    """Computed again from what is on disk; that the effects themselves are right is tests/test_effects.py's."""
+    for slug, (_, run) in executed.items():
+        stored = run.read_record()["verdicts"]
+        assert len(stored) == CLAIMS.get(slug[:2], 0)
+        assert plain(chapter.verdicts(run, *stored)) == stored
 
 
-def test_verdicts_of_chapter_2_follow_from_the_rows(executed):
-    _, folder = executed["02_how_it_remembers"]
-    run = runs.open_existing(folder / "02_how_it_remembers" / "quick-0")
-    rows, verdicts = run.rows(), run.read_record()["verdicts"]
-    pictures = rows[(rows["kind"] == "picture") & (rows["exposures"] <= 256)]
-    assert sorted(pictures.groupby("exposures").size().to_dict().items()) == [(n, 8) for n in (1, 4, 16, 64, 256)]
-    by = pictures.set_index(["model", "target"])["descriptor mean"]
-    gaps = [by["own twin", t] - by["other twin", t] for t in pictures["target"].unique()]
-    exposures = pictures.drop_duplicates("target")["exposures"]
-    assert verdicts["exposures"]["estimate"] == pytest.approx(spearmanr(exposures, gaps).statistic)
-    for test in ("magnitude", "similarity"):
-        areas = []
-        for row in rows[rows["kind"] == "detection"].itertuples():
-            scores = dict(zip(row.captions, zip(row.kinds, getattr(row, test), strict=True), strict=True)).values()
-            memories, decoys = ([s for kind, s in scores if kind == k] for k in ("memorized", "decoy"))
-            assert len(memories) == len(decoys) == 16
-            areas.append(mannwhitneyu(memories, decoys).statistic / 256)
-        assert len(areas) == 2 and verdicts[test]["estimate"] == pytest.approx(min(areas))
+def test_rows_are_complete_and_of_one_kind_each(executed):
+    run = {slug[:2]: run for slug, (_, run) in executed.items()}
+    canaries, attacked = run["01"].profile["canaries"], 2 * run["01"].profile["attacked"]
+    assert len(run["01"].rows("picture")) == 3 * 2 * canaries
+    graded = run["02"].rows("picture").query("role == 'graded'")
+    assert graded.groupby("exposures").size().to_dict() == dict.fromkeys((1, 4, 16, 64, 256), 8)
+    groups = run["02"].rows("detection").groupby(["model", "group"]).size()
+    assert groups.to_dict() == {(m, g): n for m in ("twin-a", "twin-b") for g, n in
+                                (("memorized", 16), ("decoy", 16), ("ordinary", 16))}  # fmt: skip
+    table = run["03"].rows("condition")
+    assert len(table) == 7 * attacked and run["03"].kinds() == ["condition", "dose", "outliers"]
+    attacks = run["04"].rows("attack").query("role == 'canary'")
+    assert attacks.drop_duplicates(["target", "condition", "start"]).shape[0] == 9 * attacked
+    for kind, columns in (("condition", ["descriptor", "density"]), ("dose", ["rho", "mask", "model"])):
+        assert run["03"].rows(kind)[columns].notna().all(axis=None)
 
 
-def mean_gap(table, one, other):
-    """Mean over targets of the difference of two columns."""
-    gaps = [table[one][name] - table[other][name] for name in table[one]]
-    return sum(gaps) / len(gaps), len(gaps)
-
-
-def test_verdicts_of_chapter_3_follow_from_the_rows(executed):
-    _, folder = executed["03_where_does_a_memory_live"]
-    run = runs.open_existing(folder / "03_where_does_a_memory_live" / "quick-0")
-    rows, verdicts = run.rows(), run.read_record()["verdicts"]
-    table = rows[rows["kind"] == "condition"]
-    own, beside = ({c: dict(zip(p["target"], p[v], strict=True)) for c, p in table.groupby("condition")}
-                   for v in ("descriptor rate", "others rate"))  # fmt: skip
-    found = {"nemo-hides": mean_gap(own, "unpruned", "NeMo"), "wanda-hides": mean_gap(own, "unpruned", "Wanda")}
-    found["wanda-chooses"] = mean_gap(own, "random like Wanda", "Wanda")
-    spared = mean_gap(beside, "unpruned", "Wanda")
-    found["wanda-spares"] = found["wanda-hides"][0] - spared[0], spared[1]
-    for key, (estimate, units) in found.items():
-        assert verdicts[key]["estimate"] == pytest.approx(estimate), key
-        assert verdicts[key]["units"] == units == 2 * run.profile["attacked"]
-    areas = []
-    for row in rows[rows["kind"] == "outliers"].itertuples():
-        memories, decoys = (
-            [z for z, k in zip(row.z, row.kinds, strict=True) if k == kind] for kind in ("memorized", "decoy")
-        )
-        areas.append(mannwhitneyu(memories, decoys).statistic / len(memories) / len(decoys))
-    assert verdicts["nemo-outliers"]["estimate"] == pytest.approx(min(areas)) and len(areas) == 2
-    # Random masks have as many weights as what they are compared with, and the whole layers are all of them.
+def test_random_masks_have_as_many_weights_as_what_they_are_compared_with(executed):
+    table = executed["03_where_does_a_memory_live"][1].rows("condition")
     weights = table.pivot(index="target", columns="condition", values="weights")
     assert (weights["random like NeMo"] == weights["NeMo"]).all()
     assert (weights["random like Wanda"] == weights["Wanda"]).all()
     assert (table.set_index("condition").loc["all seven layers", "density"] == 1).all()
 
 
-def test_verdicts_of_chapter_4_follow_from_the_rows(executed):
-    _, folder = executed["04_the_picture_comes_back"]
-    run = runs.open_existing(folder / "04_the_picture_comes_back" / "quick-0")
-    rows, verdicts = run.rows(), run.read_record()["verdicts"]
-    attacks, threshold = rows[rows["kind"] == "attack"], detector().threshold
-    few, many = run.profile["attack_steps"], run.profile["control_steps"]
+def test_masks_are_found_once(executed):
+    """Chapter 4 finds only what chapter 3 has not: Wanda's masks in other twins, and of held-out captions."""
+    folder = executed["04_the_picture_comes_back"][1].folder.parents[1] / "masks"
+    attacked = 2 * executed["04_the_picture_comes_back"][1].profile["attacked"]
+    names = [path.name.split("+")[0] for path in folder.glob("*.safetensors")]
+    assert names.count("NeMo") == names.count("NeMo,_sixteen_layers") == attacked
+    # own and other twin, held-out captions, and another canary's in an exercise of chapter 3
+    assert names.count("Wanda") == 2 * attacked + attacked + 1
 
-    def rates(condition, steps, start="prompt"):
-        part = attacks[(attacks["condition"] == condition) & (attacks["start"] == start)]
-        found = {}
-        for row in part.to_dict("records"):
-            scores = dict(zip(row["steps"], row["descriptor"], strict=True))[steps]
-            found[row["target"]] = sum(score >= threshold for score in scores) / len(scores)
-        return found
 
-    pruned, never = "pruned by Wanda", "never saw it"
-    strongest = {t: max(rate, rates(f"{never}, pruned", few)[t]) for t, rate in rates(never, few).items()}
-    pushes = rows[(rows["kind"] == "push") & (rows["pruned"] == "Wanda") & (rows["size"] == "large")]
-    pushes = pushes.set_index("target")["rate"].to_dict()
-
-    def hid(kind):
-        unpruned = rates("remembers", 0)
-        return {t for t, rate in rates(f"pruned by {kind}", 0).items() if 0 < unpruned[t] >= 2 * rate}
-
-    late = rates(never, many)
-    pairs = {
-        "wanda-returns": (rates(pruned, few), strongest, hid("Wanda")),
-        "wanda-lift": (rates(pruned, few), rates(pruned, 0), hid("Wanda")),
-        "nemo-lift": (rates("pruned by NeMo", few), rates("pruned by NeMo", 0), hid("NeMo")),
-        "direction": (rates(pruned, few), pushes, hid("Wanda")),
-        "random-starts": (rates(pruned, few, "random"), rates(never, few, "random"), hid("Wanda")),
-        "injection": (late, rates(never, 0), set(late)),
-    }
-    for key, (one, other, units) in pairs.items():
-        assert len(one) == 2 * run.profile["attacked"] and verdicts[key]["units"] == len(units), key
-        gaps = [one[t] - other[t] for t in units]
-        if gaps:
-            assert verdicts[key]["estimate"] == pytest.approx(sum(gaps) / len(gaps)), key
-        else:
-            assert verdicts[key]["estimate"] is None and verdicts[key]["verdict"] == claims.UNDECIDED
-
-    def endings(condition, home):
-        part = attacks[(attacks["condition"] == condition) & (attacks["home"] == home) & (attacks["start"] == "prompt")]
-        return [sum(losses[few - 10 : few]) for losses in part["losses"]]
-
-    areas = []
-    for home in "ab":
-        for negatives in (never, f"{never}, pruned"):
-            positive, negative = endings(pruned, home), endings(negatives, home)
-            areas.append(mannwhitneyu(negative, positive).statistic / len(positive) / len(negative))
-    assert verdicts["membership"]["estimate"] == pytest.approx(min(areas))
-    nan = {None: float("nan")}
-    for key, found in verdicts.items():
-        numbers = [nan.get(found[part], found[part]) for part in ("estimate", "low", "high")]
-        assert found["verdict"] == claims.verdict(claims.claim(key), *numbers)
+def test_transfers_are_recorded_as_such(executed):
+    rows = executed["04_the_picture_comes_back"][1].rows("transfer")
+    assert (rows["transfer"] == (rows["found_in"] != rows["asked_of"])).all() and rows["transfer"].sum() > 0
 
 
 def test_outputs_show_figures_without_error(executed):
@@ -178,3 +102,5 @@ def test_site_is_built_from_the_same_outputs(executed):
     assert len(content) >= 5
     assert all(re.search(r'alt="[^"]{20,}"', image) for image in content)
     assert "explorer-" in text and "colab.research.google.com" in text
+    for page in (index.parent / "chapters").glob("*.html"):  # roles inside a list item are read, not shown
+        assert "{math}" not in page.read_text(encoding="utf-8"), page.name

@@ -13,12 +13,14 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dori_lite import cli
+from dori_lite import assets, cli
 from dori_lite.book import build
 
 ROOT = Path(__file__).parents[1]
 SLUG = "01_first"
-CODE = 'import os\nprint(profile, seed, os.environ["HF_HUB_OFFLINE"], os.path.basename(os.getcwd()))'
+CODE = """import os
+print(profile, seed, *(os.environ[name] for name in ("HF_HUB_OFFLINE", "DORI_ANEW", "DORI_BUILD", "TQDM_DISABLE")))
+print(os.path.basename(os.getcwd()))"""
 
 
 def write_chapter(root, *cells, parameters='profile = "quick"\nseed = 0', text="# The first chapter"):
@@ -51,13 +53,15 @@ def printed(path):
 
 
 def test_a_chapter_runs_once_and_the_site_shows_its_present_text(root, capsys, monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("HF_HUB_OFFLINE", "DORI_ANEW"):
+        monkeypatch.delenv(name, raising=False)
     (chapter,) = build.chapters(root)
     done = build.execute(chapter, "quick", 3, root=root)
-    assert printed(done) == "quick 3 1 chapters\n"
+    assert printed(done) == "quick 3 1 0 1 1\nchapters\n"
     assert len(nbformat.read(done, 4).cells) == 3, "the injected parameters stay in the copy"
     assert list(build.times(root)["quick"]) == [SLUG]
-    assert "HF_HUB_OFFLINE" not in os.environ
+    assert not {"HF_HUB_OFFLINE", "DORI_ANEW"} & os.environ.keys()
+    assert sorted(path.name for path in done.parent.iterdir()) == [done.name]
 
     written = done.stat().st_mtime_ns
     write_chapter(root, text="# Another heading")
@@ -66,7 +70,7 @@ def test_a_chapter_runs_once_and_the_site_shows_its_present_text(root, capsys, m
     index = build.site("quick", root)
     assert index == root / "_build" / "html" / "index.html" and index.exists()
     page = (index.parent / "chapters" / f"{SLUG}.html").read_text()
-    assert "Another heading" in page and "quick 3 1 chapters" in page and "Injected" not in page
+    assert "Another heading" in page and "quick 3 1 0 1 1" in page and "Injected" not in page
     assert "colab.research.google.com/github/" in page and f"/book/chapters/{SLUG}.ipynb" in page
 
     write_chapter(root, "print('new code')")
@@ -74,6 +78,42 @@ def test_a_chapter_runs_once_and_the_site_shows_its_present_text(root, capsys, m
         build.site("quick", root)
     assert not (root / "_build" / "html").exists(), "a site that is not current is left to be found"
     assert printed(build.execute(chapter, "quick", 3, root=root)) == "new code\n"
+
+
+def test_force_runs_what_has_not_changed_and_asks_for_new_rows(root, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # the kernel is offline whatever is set outside
+    monkeypatch.setenv("DORI_ANEW", "1")  # and only --force asks for new rows
+    (chapter,) = build.chapters(root)
+    assert build.ANEW == "DORI_ANEW"
+    assert printed(build.execute(chapter, root=root)) == "quick 0 1 0 1 1\nchapters\n"
+    assert printed(build.execute(chapter, force=True, root=root)) == "quick 0 1 1 1 1\nchapters\n"
+    assert "unchanged" not in capsys.readouterr().out
+    assert (os.environ["HF_HUB_OFFLINE"], os.environ["DORI_ANEW"]) == ("0", "1")
+    assert printed(build.execute(chapter, root=root)) == "quick 0 1 1 1 1\nchapters\n"
+    assert "unchanged" in capsys.readouterr().out
+
+
+def test_the_environment_is_as_before_whatever_happens(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.delenv("DORI_ANEW", raising=False)
+    with pytest.raises(KeyError), build.environment(HF_HUB_OFFLINE="1", DORI_ANEW="0"):
+        assert (os.environ["HF_HUB_OFFLINE"], os.environ["DORI_ANEW"]) == ("1", "0")
+        raise KeyError
+    assert os.environ["HF_HUB_OFFLINE"] == "0" and "DORI_ANEW" not in os.environ
+
+
+@pytest.mark.parametrize(("only", "force"), [(None, True), ("01", False)])
+def test_the_command_hands_on_what_it_is_asked(root, monkeypatch, capsys, only, force):
+    calls = []
+    monkeypatch.setattr(build, "checkout", lambda: root)
+    monkeypatch.setattr(build, "execute", lambda path, *rest: calls.append((path.stem, *rest)) or path)
+    monkeypatch.setattr(build, "site", lambda *rest: calls.append(("site", *rest)) or root / "index.html")
+    arguments = ["--profile", "standard", "--seed", "2", *(["--force"] if force else [])]
+    monkeypatch.setattr(sys, "argv", ["dori-lite", "book", *arguments, *(["--chapter", only] if only else [])])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert not done.value.code and "Open " in capsys.readouterr().out
+    assert calls == [(SLUG, "standard", 2, force, root), *([] if only else [("site", "standard", root)])]
 
 
 def test_widgets_stay_out_of_the_site(root):
@@ -86,11 +126,27 @@ def test_widgets_stay_out_of_the_site(root):
     assert "before" in shown and "dead" not in shown and "widgets" not in notebook.metadata
 
 
-def test_what_a_run_depends_on_is_in_its_key(root):
+def test_what_a_run_depends_on_is_in_its_key(root, monkeypatch):
     chapter = write_chapter(root)
+    package = root / "dori_lite"
+    (package / "figures").mkdir(parents=True)
+    (package / "figures" / "charts.py").write_text("x = 1\n")
+    (package / "notes.txt").write_text("no code")
+    monkeypatch.setattr(assets, "PACKAGE", package)
     keys = [build.key(chapter, "quick", 0), build.key(chapter, "standard", 0), build.key(chapter, "quick", 1)]
-    (root / "data" / "results").mkdir()
-    (root / "data" / "results" / "table.csv").write_text("a\n1\n")
+    rows = root / "data" / "results" / "reef" / SLUG / "standard" / "rows"
+    rows.mkdir(parents=True)
+    (rows / "picture-0.jsonl").write_text('{"x": 1}\n')
+    keys.append(build.key(chapter, "quick", 0))
+    (rows / "picture-0.jsonl").write_text('{"x": 2}\n')
+    keys.append(build.key(chapter, "quick", 0))
+    (rows / "picture-0.jsonl").rename(rows / "attack-0.jsonl")
+    keys.append(build.key(chapter, "quick", 0))
+    (package / "figures" / "charts.py").write_text("x = 2\n")  # what makes no row may still make a page
+    keys.append(build.key(chapter, "quick", 0))
+    (package / "figures" / "charts.py").rename(package / "charts.py")
+    keys.append(build.key(chapter, "quick", 0))
+    monkeypatch.setattr(build.platform, "python_version", lambda: "3.99")
     keys.append(build.key(chapter, "quick", 0))
     (root / "data" / "reef" / "manifest.json").write_text('{"files": {"a": "0"}, "models": {}}')
     keys.append(build.key(chapter, "quick", 0))
@@ -98,6 +154,7 @@ def test_what_a_run_depends_on_is_in_its_key(root):
     keys.append(build.key(chapter, "quick", 0))
     assert len(set(keys)) == len(keys)
     write_chapter(root, "1 + 1", text="# Only text")
+    (package / "notes.txt").write_text("other words")
     assert build.key(chapter, "quick", 0) == keys[-1]
 
 
@@ -134,9 +191,10 @@ def test_parameters_must_be_the_declared_ones(root, parameters, message):
         build.execute(chapter, root=root)
 
 
-def test_an_unknown_profile_stops_before_anything_is_written(root):
-    with pytest.raises(ValueError, match="quick"):
-        build.execute(write_chapter(root), "quikc", root=root)
+@pytest.mark.parametrize("profile", ["quikc", "sd14"])
+def test_an_unknown_profile_stops_before_anything_is_written(root, profile, one_line):
+    match = f"no profile called '{profile}'; there are: quick, standard, full$"
+    one_line(ValueError, match, build.execute, write_chapter(root), profile, root=root)
     assert not (root / "_build").exists()
 
 

@@ -77,68 +77,6 @@ def test_too_few_units_are_undecided():
     assert verdict(REPLAY, *bootstrap([1.0, 1.0], seed=0)) == HOLDS
 
 
-def test_bootstrap_covers_the_mean_as_often_as_it_says():
-    rng, hits = np.random.default_rng(0), 0
-    for k in range(300):
-        mean, low, high = bootstrap(rng.normal(0.3, 1, 40), seed=k, reps=400)
-        assert low <= mean <= high
-        hits += low <= 0.3 <= high
-    assert 0.90 <= hits / 300 <= 0.98
-
-
-def test_bootstrap_against_the_standard_error():
-    values = np.random.default_rng(1).normal(2, 1, 400)
-    mean, low, high = bootstrap(values, seed=0)
-    error = 1.96 * values.std() / 20
-    assert mean == pytest.approx(values.mean())
-    assert (mean - low, high - mean) == (pytest.approx(error, rel=0.15), pytest.approx(error, rel=0.15))
-    _, low_90, high_90 = bootstrap(values, seed=0, level=0.9)
-    assert low < low_90 < high_90 < high
-    assert bootstrap(values, seed=0) == (mean, low, high) != bootstrap(values, seed=1)
-
-
-def test_geometric_mean_treats_a_factor_and_its_inverse_alike():
-    found, inverse = bootstrap([2, 4, 8, 16], seed=0, geometric=True), bootstrap([1 / 2, 1 / 4, 1 / 8, 1 / 16], 0)
-    assert found[0] == pytest.approx(2**2.5) and 2 <= found[1] < found[0] < found[2] <= 16
-    assert inverse[0] != pytest.approx(2**-2.5)
-    assert bootstrap([1 / 2, 1 / 4, 1 / 8, 1 / 16], 0, geometric=True)[0] == pytest.approx(2**-2.5)
-    with pytest.raises(ValueError, match="negative"):
-        bootstrap([1, -1], 0, geometric=True)
-
-
-def test_bootstrap_wants_one_number_a_unit():
-    with pytest.raises(ValueError, match="average over seeds first"):
-        bootstrap(np.ones((4, 2)), seed=0)
-
-
-def test_upper_limit():
-    assert upper_limit(0, 20) == pytest.approx(1 - 0.05 ** (1 / 20))
-    assert upper_limit(0, 20, level=0.99) == pytest.approx(1 - 0.01 ** (1 / 20))
-    assert upper_limit(3, 3) == 1.0 and upper_limit(0, 0) == 1.0
-    limit = upper_limit(2, 10)  # at the limit, so few successes have a chance of one in twenty
-    assert sum(math.comb(10, k) * limit**k * (1 - limit) ** (10 - k) for k in range(3)) == pytest.approx(0.05)
-    for wrong in ((-1, 3), (4, 3)):
-        with pytest.raises(ValueError, match="not a count"):
-            upper_limit(*wrong)
-
-
-def test_paired_matches_units():
-    assert paired([1, 0.5], [0, 0.5]).tolist() == [1, 0]
-    assert paired({"a": 1, "b": 0.5}, {"b": 0.25, "a": 0}).tolist() == [1, 0.25]
-    own = pd.Series([1.0, 0.5], index=["a", "b"])
-    assert paired(own, pd.Series([0.25, 0.0], index=["b", "a"])).tolist() == [1, 0.25]
-    assert ratios([2, 0, 0], [4, 1, 0])[:2].tolist() == [2, math.inf] and math.isnan(ratios([0], [0])[0])
-    for wrong, match in (
-        (([1, 2], [1]), "one number a unit"),
-        (([[1, 2]], [[1, 2]]), "one number a unit"),
-        (({"a": 1}, {"b": 1}), "only on one side: a, b"),
-        (({"a": 1}, [1]), "same form"),
-        ((pd.Series([1, 2], index=["a", "a"]), pd.Series([1], index=["a"])), "each unit once"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            paired(*wrong)
-
-
 def test_thresholds_are_committed():
     """Changing one after results were seen should take a second thought, here."""
     assert {key: c.threshold for key, c in CLAIMS.items() if key in ("replay", "variety")} == {
@@ -174,19 +112,6 @@ def test_summary_keeps_what_a_verdict_rests_on():
     assert found["verdict"] == HOLDS and found["threshold"] == CLAIMS["replay"].threshold
     assert found["units"] == 6 and found["rung"] == "counterfactual"
     assert summary("replay", 0.1, 0.0, 0.2, units=6)["verdict"] == FAILS
-
-
-def test_spearman_is_scipys_and_its_interval_covers_it():
-    from scipy.stats import spearmanr
-
-    random = np.random.default_rng(0)
-    x = np.repeat([1, 4, 16, 64, 256], 4)
-    y = np.log(x) + random.normal(size=20)
-    estimate, low, high = bootstrap_spearman(x, y, seed=1)
-    assert estimate == pytest.approx(spearmanr(x, y).statistic)
-    assert low < estimate < high <= 1
-    naive = [spearmanr(x[k], y[k]).statistic for k in np.random.default_rng(1).integers(20, size=(2000, 20))]
-    assert (low, high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])))
 
 
 @pytest.mark.parametrize(

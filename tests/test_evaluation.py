@@ -214,6 +214,12 @@ def test_a_condition_prunes_and_restores_and_names_itself(world):
     assert fingerprint(world.models["twin-a"]) == before
 
 
+def test_a_model_that_was_not_loaded_is_named(world, one_line):
+    [target] = reef_targets(1)
+    del world.models["twin-b"]
+    one_line(ValueError, "twin-b was not loaded with this world; there are: twin-a", world.condition, target, "other")
+
+
 def test_a_mask_of_another_model_needs_to_be_meant(world, one_line):
     [target] = reef_targets(1)
     mask = world.condition(target, "own", prune="half").mask

@@ -324,5 +324,5 @@ def test_pictures_become_pil():
     assert (np.asarray(files.as_pil(pixels)) == pixels).all()
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     assert (np.asarray(files.as_pil(tensor)) == pixels).all() and files.as_pil(tensor).size == (6, 8)
-    outside = torch.tensor([-0.5, 0.0, 0.4999, 1.7])[None, None].expand(3, 2, 4)
-    assert np.asarray(files.as_pil(outside))[0, :, 0].tolist() == [0, 0, 127, 255]
+    outside = torch.tensor([-0.5, 0.0, 0.501, 1.7])[None, None].expand(3, 2, 4)
+    assert np.asarray(files.as_pil(outside))[0, :, 0].tolist() == [0, 0, 128, 255]

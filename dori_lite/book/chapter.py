@@ -1,8 +1,10 @@
 """What every chapter does at its beginning and at its end.
 
-world, settings, run = begin("03_where_does_a_memory_live", profile, seed, "twin-a", "twin-b")
-...
-conclude(run, world, settings, "wanda-hides", "nemo-hides")
+    world, settings, run = begin("03_where_does_a_memory_live", profile, seed, "twin-a", "twin-b")
+    ...
+    conclude(run, world, settings, "wanda-hides", "nemo-hides")
+
+In between it fills the run (`Run.todo`, `Run.keep`) and draws what is in it.
 """
 
 import json

@@ -1,12 +1,15 @@
 """Runs that everybody gets: from `runs/` to `data/results/`, and back as a `Run` that figures read.
 
-folder = publish("runs/reef/04_the_picture_comes_back/standard-0")
-rows = published("04_the_picture_comes_back").rows("attack")
+    folder = publish("runs/reef/04_the_picture_comes_back/standard-0")
+    rows = published("04_the_picture_comes_back").rows("attack")
+
+What is published carries the hashes of its models, which must be the shipped ones.
 """
 
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 from .. import assets, files
@@ -38,22 +41,38 @@ def publish(folder) -> Path:
         known = assets.model_hashes(weights)
         if strange := [name for name, digest in models.items() if known.get(name) != digest]:
             raise ValueError(f"{run.folder} was made with a {', '.join(strange)} that is not shipped; execute it again")
-    if not run.kinds():
+    if all(run.rows(kind).empty for kind in run.kinds()):
         raise ValueError(f"{run.folder} has no rows; execute its chapter to the end")
     target = assets.data_folder() / "results" / run.world / run.chapter / run.profile["name"]
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for kind in run.kinds():
-        lines = [json.dumps(line) + "\n" for line in run._read(kind).values()]
-        files.write_text(partial / "rows" / f"{slug(kind)}-0.jsonl", "".join(lines))
-    files.write_json(partial / "record.json", record)
-    for path in run.images():
-        (partial / "images").mkdir(exist_ok=True)
-        shutil.copyfile(path, partial / "images" / path.name)
-    size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-    if size > PUBLISHED_BYTES:
-        shutil.rmtree(partial)
-        raise ValueError(f"{run.folder} would publish {size / 1e6:.1f} MB; keep fewer or smaller pictures (limit 2 MB)")
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    with whole_folder(target) as partial:
+        for kind in run.kinds():
+            lines = [json.dumps(line) + "\n" for line in run._read(kind).values()]
+            files.write_text(partial / "rows" / f"{slug(kind)}-0.jsonl", "".join(lines))
+        files.write_json(partial / "record.json", record)
+        for path in run.images():
+            (partial / "images").mkdir(exist_ok=True)
+            shutil.copyfile(path, partial / "images" / path.name)
+        size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        if size > PUBLISHED_BYTES:
+            cure = "keep fewer or smaller pictures (limit 2 MB)"
+            raise ValueError(f"{run.folder} would publish {size / 1e6:.1f} MB; {cure}")
     return target
+
+
+@contextmanager
+def whole_folder(target: Path):
+    """A place to write beside the folder `target`, which takes its place when the body ends without an exception."""
+    partial, old = (target.with_name(f"{target.name}.{end}") for end in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    try:
+        yield partial
+        if target.exists():
+            os.replace(target, old)
+        os.replace(partial, target)
+    finally:
+        if old.exists() and not target.exists():  # stopped between the two
+            os.replace(old, target)
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)

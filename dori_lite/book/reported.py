@@ -1,5 +1,7 @@
 """What is reported of Stable Diffusion v1.4, with where it was read: nobody here has read the paper's full text.
 
+    table = beside({"trigger, Wanda": 0.47})
+
 Sources: "blog" is the authors' (sprintml.com, 2026-06-24), "notes" are public reading notes, "reviews" those of an
 earlier version, "figure" was read by eye off the blog's figures.
 """

@@ -103,10 +103,10 @@ def dose_response(rows, value: str = "descriptor rate", label: str = COPIES):
     models, masks, doses = sorted(rows["model"].unique()), list(rows["mask"].unique()), sorted(rows["rho"].unique())
     if len(masks) != 2:
         raise ValueError(f"{len(masks)} masks ({', '.join(masks)}); this compares two")
-    looks = dict(zip(masks, (PALETTE["pruned by Wanda"], PALETTE["held-out"]), strict=True))
+    drawn_as = dict(zip(masks, (PALETTE["pruned by Wanda"], PALETTE["held-out"]), strict=True))
     with chart(3.5 * len(models), 3.3, len(models), sharey=True) as (figure, axes):
         for axis, model in zip(axes, models, strict=True):
-            for (mask, (colour, marker, line)), aside in zip(looks.items(), (-0.03, 0.03), strict=True):
+            for (mask, (colour, marker, line)), aside in zip(drawn_as.items(), (-0.03, 0.03), strict=True):
                 part = rows[(rows["model"] == model) & (rows["mask"] == mask)]
                 places, mean, low, high = means(part, "rho", value)
                 at, error = np.searchsorted(doses, places) + aside, bars(mean, low, high)
@@ -198,11 +198,11 @@ def roc_curves(curves: dict, negatives: str = "decoys flagged", positives: str =
 
     Raises ValueError for more.
     """
-    looks = styles(curves)
+    drawn_as = styles(curves)
     with chart(4.4, 4) as (figure, [axis]):
         axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
         for label, (fpr, tpr) in curves.items():
-            colour, _, line = looks[label]
+            colour, _, line = drawn_as[label]
             axis.plot(fpr, tpr, linestyle=line, color=colour, label=label, linewidth=1.8)
         axis.set(xlabel=f"false positive rate ({negatives})", ylabel=f"true positive rate ({positives})")
         axis.legend(loc="lower right", fontsize=8)
@@ -242,10 +242,10 @@ def curves(x, heights: dict, across: str, up: str, log: bool = False):
         raise ValueError(f"{len(heights)} curves; this draws one to four")
     if wrong := [label for label, values in heights.items() if len(values) != len(x)]:
         raise ValueError(f"{', '.join(wrong)}: give one height for each of the {len(x)} places on the axis")
-    looks, every = styles(heights), max(1, len(x) // 10)
+    drawn_as, every = styles(heights), max(1, len(x) // 10)
     with chart(6.4, 3.4) as (figure, [axis]):
         for label, values in heights.items():
-            colour, marker, line = looks[label]
+            colour, marker, line = drawn_as[label]
             axis.plot(x, values, color=colour, linestyle=line, marker=marker, markevery=every, label=label, ms=5)
         axis.set(xlabel=across, ylabel=up, yscale="log" if log else "linear")
         legend_above(axis, min(len(heights), 3))

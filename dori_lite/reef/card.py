@@ -1,6 +1,8 @@
 """The model card of the reef's weights, written from the manifest and the figures of `make verify-models`.
 
-path = write_card("_build/verify.json")
+    path = write_card("_build/verify.json")
+
+The bars stand in `verify`.
 """
 
 from pathlib import Path

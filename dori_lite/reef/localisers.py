@@ -1,9 +1,11 @@
 """How the localisers are set in the reef. Everything here was chosen on tuning canaries, which no table reports.
 
-settings = nemo_settings(pipe, home="a")
-found = nemo.localise(pipe, caption, **settings)
-find = localiser(models, SAMPLING)
-mask = find("twin-a", "Wanda", caption)  # from `runs/`, where it was found before
+    settings = nemo_settings(pipe, home="a")
+    found = nemo.localise(pipe, caption, **settings)
+    find = localiser(models, SAMPLING)
+    mask = find("twin-a", "Wanda", caption)  # from `runs/`, where it was found before
+
+A mask that was found before is read from `runs/`.
 """
 
 from collections.abc import Callable, Mapping

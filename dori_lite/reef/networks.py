@@ -1,6 +1,8 @@
 """The reef's networks: small configurations of Stable Diffusion's own classes, and how they are saved.
 
-pipe = pipeline(new_autoencoder(), new_text_encoder(tokenizer), tokenizer, new_unet())
+    pipe = pipeline(new_autoencoder(), new_text_encoder(tokenizer), tokenizer, new_unet())
+
+They load with `StableDiffusionPipeline.from_pretrained`, without this package.
 """
 
 import json

@@ -1,7 +1,9 @@
 """The reef's own BPE, as a `CLIPTokenizer` with 28 positions.
 
-tokenizer = new_tokenizer(captions)
-tokenizer("a red fish over sand").input_ids
+    tokenizer = new_tokenizer(captions)
+    tokenizer("a red fish over sand").input_ids
+
+Every byte has a symbol, so that no text is unknown.
 """
 
 import json

@@ -1,7 +1,9 @@
 """Run a recipe: read what it builds on, fit, write weights and manifest.
 
-train("autoencoder", "data/reef", "runs/train")
-train("descriptor", "data/reef", "runs/train", stop_at=500)  # run again, it goes on from there
+    train("autoencoder", "data/reef", "runs/train")
+    train("descriptor", "data/reef", "runs/train", stop_at=500)  # run again, it goes on from there
+
+In a shell: `dori-lite train parent`.
 """
 
 import json

@@ -1,8 +1,10 @@
 """The reef as a `World`: its models and settings, its pictures as `Target`s, their rivals, and the detectors.
 
-world = load()
-canary = world.targets("canary")[0]
-pictures = evaluation.ask(world.models["twin-a"], [canary], seeds=range(4), **world.sampling)
+    world = load()
+    canary = world.targets("canary")[0]
+    pictures = evaluation.ask(world.models["twin-a"], [canary], seeds=range(4), **world.sampling)
+
+`planted` pictures were repeated to one twin; `held_out` ones were shown to nobody.
 """
 
 from .. import assets, copies
