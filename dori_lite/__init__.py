@@ -9,15 +9,16 @@
 The names below and every module (`dori_lite.nemo`, `dori_lite.detection`, …) are imported on first use.
 
 Import it before torch (in a notebook, in the first cell): it tells the OpenMP library, which reads this once when torch
-is loaded, how long an idle thread spins before it sleeps. Left alone, threads spin against whatever else the machine
-does, and beside four busy processes everything takes three to four times as long; asleep at once, it takes twice as
-long on an idle machine. With the value below neither happens (measured on two cores). A value of your own is kept.
+is loaded, how long a waiting thread spins before it sleeps. Left alone, it spins on against whatever else the machine
+does, and beside a few busy processes everything takes several times as long; asleep at once, it takes twice as long on
+an idle machine. The value below lies where little is lost on either (measured on two cores). One of your own is kept;
+on a machine that is never idle, `OMP_NUM_THREADS=1` is best.
 """
 
 import os
 from importlib import import_module
 
-SPINS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}  # GNU's OpenMP; LLVM's and Intel's, in milliseconds
+SPINS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}  # GNU's OpenMP; LLVM's and Intel's, in milliseconds
 
 for name, value in SPINS.items():
     if "OMP_WAIT_POLICY" not in os.environ:

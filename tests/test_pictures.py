@@ -98,3 +98,22 @@ def test_a_frame_is_closed_and_leaves_no_style_behind():
 def test_figures_load_without_torch():
     code = "import sys; from dori_lite.figures import charts, explorer, pictures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_poster_of_a_run_shows_its_pictures_and_scores(tmp_path):
+    from dori_lite.evaluation import Found, Target
+    from dori_lite.runs import open_run
+
+    run, target = open_run("c", "quick", 0, base=tmp_path), Target("x", "a fish", torch.zeros(3, 4, 4))
+    shades = {"saw it": (0.9, 0.8), "never saw it": (0.2, 0.3)}
+    axes = {"target": [target], "condition": list(shades), "start": ["prompt", "random"]}
+    for _, name, start in run.todo("attack", **axes):
+        at = (0, 5) if name == "saw it" else (0, 5, 9)  # a longer control: its last picture was not kept
+        rows = [{"steps": n, "descriptor": [0.1 * n]} for n in at]
+        shown = {n: torch.full((3, 4, 4), shade) for n, shade in zip((0, 5), shades[name], strict=True)}
+        run.keep(Found(rows, {}, shown if start == "prompt" else {}))
+    figure = pictures.poster_of(run, target, list(shades), 0.5)
+    drawn = [round(float(image.get_array().max()) / 255, 1) for axis in figure.axes for image in axis.images[:1]]
+    assert drawn[1:] == [0.9, 0.8, 0.2, 0.3]
+    assert [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel()] == ["0.00", "✓ copy 0.50"] * 2
+    plt.close(figure)

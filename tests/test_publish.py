@@ -273,6 +273,26 @@ def test_a_failing_publication_leaves_nothing_beside_the_old_one(run, data, monk
     assert says(open_existing(target)) == {1} and [p.name for p in target.parent.iterdir()] == ["quick"]
 
 
+def test_what_a_kill_left_is_no_part_of_the_next_one(run, data, one_line):
+    fill(run, 1)
+    target = publish(run.folder)
+    partial, old = (target.with_name(f"quick.{end}") for end in ("partial", "old"))
+    shutil.copytree(target, old)
+    (partial / "rows").mkdir(parents=True)
+    (partial / "rows" / "left-0.jsonl").write_text("half of a l")
+    assert published(CHAPTER, "quick").kinds() == ["picture"]
+    fill(run, 2)
+    assert says(open_existing(publish(run.folder))) == {2}
+    assert published(CHAPTER, "quick").kinds() == ["picture"]
+    assert [path.name for path in target.parent.iterdir()] == ["quick"]
+
+    target.rename(old)  # killed while the new one took its place: it comes back, whatever the next one does
+    for _ in run.todo("noise", k=[0]):
+        run.keep({"x": "x" * 2_000_000})
+    one_line(ValueError, "limit 2 MB", publish, run.folder)
+    assert says(open_existing(target)) == {2} and [path.name for path in target.parent.iterdir()] == ["quick"]
+
+
 def test_a_run_is_published_from_within(run, data, monkeypatch):
     fill(run)
     monkeypatch.chdir(run.folder.parent)

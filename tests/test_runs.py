@@ -98,7 +98,7 @@ def test_nan_is_null_on_disk_and_nan_in_the_table(run):
     assert line["rows"] == [{"who": "a", "x": None, "y": None, "z": None, "s": None}]
     table = run.rows("a")
     assert table[["x", "y", "z"]].isna().iloc[0].all() and table["x"].dtype == float
-    assert table["s"].isna().all() and table["z"].tolist()[1] == 3
+    assert table["s"].isna().all() and table["s"].dtype == float and table["z"].tolist()[1] == 3
 
 
 def test_what_is_no_number_is_refused_and_leaves_nothing(run, one_line):

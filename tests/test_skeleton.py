@@ -381,7 +381,7 @@ def test_help_needs_no_torch():
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
 )
 def test_importing_the_package_tells_threads_when_to_sleep(given, expected):
     """On import, before torch is loaded; a setting of the user's own is kept."""

@@ -69,7 +69,7 @@ def first_hits(rows, rate: float = 0.5, value: str = "descriptor rate"):
     """How many targets of a condition first reach `rate` after how many steps; "never" within the steps of the rows."""
     first = rows[rows[value] >= rate].groupby(["condition", "target"], sort=False)["steps"].min()
     every = rows.drop_duplicates(["condition", "target"]).set_index(["condition", "target"]).index
-    hits = first.reindex(every, fill_value=math.inf).groupby("condition", sort=False).value_counts()
+    hits = first.astype(float).reindex(every, fill_value=math.inf).groupby("condition", sort=False).value_counts()
     table = hits.unstack(fill_value=0).sort_index(axis=1)
     return table.rename(columns=lambda steps: "never" if math.isinf(steps) else int(steps))
 
