@@ -96,8 +96,15 @@ class Run:
         An axis is a list, of `Target`s or of values, or a dict, whose keys count: `todo("attack", target=targets,
         condition=plan)` yields (target, name of the condition) each. One axis alone yields plain values. The body of
         the loop must `keep` what it found. What a dict says of a key is part of the unit: change it, and the unit is
-        done again. Raises ValueError when the body kept nothing.
+        done again. Raises ValueError without an axis, for two things of one name on an axis, and when the body kept
+        nothing.
         """
+        if not axes:
+            raise ValueError(f"units of {kind} need an axis: todo({kind!r}, target=targets), for example")
+        axes = {axis: values if isinstance(values, Mapping) else list(values) for axis, values in axes.items()}
+        for axis, values in axes.items():
+            if len({named(value) for value in values}) < len(values):
+                raise ValueError(f"two things on the axis {axis} have one name; rows need to tell them apart")
         units = {tuple(named(value) for value in values): values for values in product(*map(list, axes.values()))}
         plans = {}
         for unit, values in units.items():
@@ -141,11 +148,13 @@ class Run:
         line = json.dumps({"unit": unit, "plan": plan, "rows": rows}, allow_nan=False) + "\n"
         if tensors:
             self._save_tensors(slug(kind, *unit), tensors)
-        for name, image in (images or {}).items():
-            with files.whole(self._image(kind, *unit, name)) as partial:
+        pictures = {self._image(kind, *unit, name): image for name, image in (images or {}).items()}
+        for path, image in pictures.items():
+            with files.whole(path) as partial:
                 files.as_pil(image).save(partial, format="PNG")
         files.append(self.folder / "rows" / f"{slug(kind)}-{self.rank}.jsonl", line.encode("ascii"))
         self.open = None
+        self._forget(slug(kind, *unit), bool(tensors), pictures)
 
     def rows(self, kind: str):
         """All ranks' rows of one kind: a tidy `pandas.DataFrame`; null is NaN. Empty when there are none.
@@ -170,6 +179,13 @@ class Run:
         paths = [path for path in self.folder.glob("rows/*.jsonl") if its_name.fullmatch(path.stem)]
         lines = [line for path in sorted(paths, key=rank_of) for line in files.read_lines(path)]
         return {key(line["unit"]): line for line in lines}
+
+    def _forget(self, own: str, tensors: bool, pictures) -> None:
+        """Of a unit that was done again, remove the files of the first time that the second did not write."""
+        images = [p for p in self.folder.glob(f"images/{own}+*.png") if p.name.count("+") == own.count("+") + 1]
+        old = [path for path in images if path not in pictures]
+        for path in old + ([] if tensors else [self.folder / "tensors" / f"{own}.safetensors"]):
+            path.unlink(missing_ok=True)
 
     def _save_tensors(self, name: str, tensors: Mapping) -> None:
         from safetensors.numpy import save_file

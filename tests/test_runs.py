@@ -722,3 +722,21 @@ def test_other_ranks_write_no_record(run, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert again(run).record(numbers={"x": 1})["numbers"] == {"x": 1}
     assert not (run.folder / "record.json").exists()
+
+
+def test_axes_that_cannot_tell_units_apart_are_refused(run, one_line):
+    one_line(ValueError, "units of picture need an axis", lambda: next(run.todo("picture")))
+    for axis in (["a", "a"], [target("x"), target("x")]):
+        match = "two things on the axis target have one name"
+        one_line(ValueError, match, lambda axis=axis: next(run.todo("picture", target=axis)))
+
+
+def test_a_unit_done_again_leaves_nothing_of_the_first_time(run):
+    shade = np.zeros((2, 2, 3), np.uint8)
+    for plan, names in (({"x": 1}, ("first", "both")), ({"x": 2}, ("both",))):
+        for _name in run.todo("a", condition=plan | {"x+y": 0}):
+            run.keep({}, tensors={"t": np.zeros(1)} if plan["x"] == 1 else None, images=dict.fromkeys(names, shade))
+    assert sorted(path.stem for path in run.images()) == ["a+x%2By+both", "a+x%2By+first", "a+x+both"]
+    with pytest.raises(FileNotFoundError):
+        run.tensors("a", "x")
+    assert run.tensors("a", "x+y")

@@ -294,7 +294,7 @@ def test_the_package_gives_what_a_user_needs_on_first_use():
         "import dori_lite, sys; assert 'torch' not in sys.modules; names = list(dori_lite.HOME); "
         "assert len(names) == 12 and set(names) <= set(dir(dori_lite)); "
         "assert all(callable(getattr(dori_lite, name)) for name in names); "
-        "assert dori_lite.wanda.localise and dori_lite.reef.world.load; dori_lite.nonsense"
+        "assert dori_lite.wanda.localise and dori_lite.nemo.localise; dori_lite.nonsense"
     )
     found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     last = found.stderr.strip().splitlines()[-1]
