@@ -158,7 +158,8 @@ def judge(images: torch.Tensor, target: Target, detectors: Sequence[copies.Detec
     for detector in detectors:
         scores = detector.scores(images, goals).cpu()
         opinions.append(scores >= detector.threshold)
-        row |= {detector.name: scores.tolist(), f"{detector.name} rate": opinions[-1].float().mean().item()}
+        kept = scores.double().round(decimals=6).tolist()  # what float32 knows, and no digits more
+        row |= {detector.name: kept, f"{detector.name} rate": opinions[-1].float().mean().item()}
         row |= {f"{detector.name} mean": scores.mean().item(), f"{detector.name} max": scores.max().item()}
     said = torch.stack(opinions)
     row["disagree"] = (said.any(0) & ~said.all(0)).float().mean().item()

@@ -151,7 +151,7 @@ class Run:
         pictures = {self._image(kind, *unit, name): image for name, image in (images or {}).items()}
         for path, image in pictures.items():
             with files.whole(path) as partial:
-                files.as_pil(image).save(partial, format="PNG")
+                files.as_pil(image).save(partial, format="PNG", optimize=True)
         files.append(self.folder / "rows" / f"{slug(kind)}-{self.rank}.jsonl", line.encode("ascii"))
         self.open = None
         self._forget(slug(kind, *unit), bool(tensors), pictures)

@@ -8,6 +8,7 @@ import pytest
 
 from dori_lite import assets
 from dori_lite.book import chapter, claims, effects
+from dori_lite.book.publish import PUBLISHED_BYTES
 from dori_lite.files import plain
 from dori_lite.runs import open_existing
 from dori_lite.stats import bootstrap
@@ -40,6 +41,16 @@ def test_published_verdicts_follow_from_published_rows(path):
     run = open_existing(path.parent)
     stored = run.read_record()["verdicts"]
     assert stored and plain(chapter.verdicts(run, *stored)) == stored
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=["/".join(path.parts[-4:-1]) for path in RECORDS])
+def test_published_runs_are_of_the_shipped_weights_and_small(path):
+    run = open_existing(path.parent)
+    models, shipped = run.read_record()["models"], assets.model_hashes(assets.data_folder() / run.world)
+    assert models and {name: shipped.get(name) for name in models} == models
+    assert (run.world, run.chapter, run.profile["name"]) == path.parts[-4:-1]
+    size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+    assert size <= PUBLISHED_BYTES and run.images()
 
 
 # ---- planted rows ---------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def publish(folder) -> Path:
     target = assets.data_folder() / "results" / run.world / run.chapter / run.profile["name"]
     with whole_folder(target) as partial:
         for kind in run.kinds():
-            lines = [json.dumps(line) + "\n" for line in run._read(kind).values()]
+            lines = [json.dumps(line, separators=(",", ":")) + "\n" for line in run._read(kind).values()]
             files.write_text(partial / "rows" / f"{slug(kind)}-0.jsonl", "".join(lines))
         files.write_json(partial / "record.json", record)
         for path in run.images():
