@@ -38,7 +38,8 @@ class Triggers:
     def on(self, pipe, step: int | None = None, *, transfer: bool = False) -> torch.Tensor:
         """y_adv [N, L, D] for use in `pipe` (or as they were after `step` steps).
 
-        Raises ValueError in another model than the one that was attacked, pruned or not, unless `transfer`.
+        Raises ValueError in another model than the one that was attacked, unless `transfer`; the same model pruned, or
+        no longer pruned, is another one.
         """
         check_same_model(pipe, self.model, "these triggers were", transfer)
         return self.embeddings if step is None else self.snapshots[step]

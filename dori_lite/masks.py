@@ -162,7 +162,7 @@ def pruned(pipe, mask: WeightMask | None, *, transfer: bool = False):
             shapes = f"{[*wanted[name].shape]}, the weight {[*weight.shape]}"
             raise ValueError(f"the mask of {name} has shape {shapes}: it is another model's")
     if mask is not None:
-        check_same_model(pipe, mask.model, "this mask was", transfer)
+        check_same_model(pipe, mask.model, "this mask was", transfer, unpruned=True)
     before = getattr(pipe.unet, "unpruned", None)
     saved = {}
     try:

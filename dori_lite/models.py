@@ -148,12 +148,14 @@ def fingerprint(pipe) -> str:
     return known.hexdigest()[:16]
 
 
-def check_same_model(pipe, model: str | None, what: str, transfer: bool) -> None:
+def check_same_model(pipe, model: str | None, what: str, transfer: bool, *, unpruned: bool = False) -> None:
     """Raise ValueError if `what` was found in another model than `pipe`, unless `transfer` says that this is meant.
 
-    A model under `masks.pruned` is another model, but takes what was found before it was pruned. None fits any.
+    A model under `masks.pruned` is another model; with `unpruned` it takes what was found before it was pruned, as
+    masks do. None fits any.
     """
-    if transfer or model is None or model in (fingerprint(pipe), getattr(pipe.unet, "unpruned", None)):
+    known = [fingerprint(pipe)] + ([getattr(pipe.unet, "unpruned", None)] if unpruned else [])
+    if transfer or model is None or model in known:
         return
     raise ValueError(f"{what} found in another model than this one; if that is meant, say transfer=True")
 

@@ -269,7 +269,10 @@ def test_triggers_are_refused_elsewhere_unless_transferred(world, one_line):
     trigger = dori.stored(kept.tensors)
     row = look(world, here, target, trigger, **options)
     assert row["transfer"] is False and row["ssim"] == pytest.approx(kept.rows[0]["ssim"], abs=1e-4)
-    for condition in (there, world.condition(target, "own")):  # the unpruned model is another one
+    open_ = world.condition(target, "own")  # the unpruned model is another one, either way
+    found = dori.stored(attack(world, open_, target, at=[1], batch=2, **options).tensors)
+    one_line(ValueError, "another model", look, world, here, target, found, **options)
+    for condition in (there, open_):
         one_line(ValueError, "another model", look, world, condition, target, trigger, **options)
         assert look(world, condition, target, trigger, transfer=True, **options)["transfer"] is True
 

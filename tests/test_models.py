@@ -413,7 +413,10 @@ def test_a_pruned_model_is_another_one_that_knows_its_first(pipe, one_line):
                 inside = fingerprint(own)
                 assert inside != known and own.unet.unpruned == known
                 for model in (known, inside, None):
+                    check_same_model(own, model, "this was", transfer=False, unpruned=True)
+                for model in (inside, None):
                     check_same_model(own, model, "this was", transfer=False)
+                one_line(ValueError, "^this was found", check_same_model, own, known, "this was", False)
                 one_line(ValueError, "^this was found in another model", check_same_model, own, "0", "this was", False)
                 if spoil:
                     raise InterruptedError

@@ -1,1 +1,1 @@
-"""What the notebooks and the site need: profiles, runs, figures, the builder."""
+"""What chapters need beside the package: profiles, claims and their effects, tables, publishing, the builder."""
