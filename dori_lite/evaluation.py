@@ -26,7 +26,7 @@ import torch
 
 from . import copies, masks, metrics
 from .diffusion import BATCH, GUIDANCE, STEPS, generate
-from .dori import SAMPLES, Triggers, find_triggers
+from .dori import Triggers, find_triggers
 from .models import encode
 
 
@@ -65,11 +65,11 @@ class Condition:
 class World:
     """What an experiment is made in: models with their settings, instruments, and pictures that they may hold.
 
-    `models` {name: pipeline}; `sampling` what `generate` and the localisers take (guidance, steps, batch); `samples`
-    how many noisy latents the attack's U-Net may see at once; `targets(...)` the pictures; `detectors(targets)` copy
-    detectors for them; `alignment(images, target)`, or None; `relation(target, which)` the name of the model that is
-    the "own" one of a target (Stable Diffusion has this alone), the "other" twin or the "parent"; `localise(model,
-    method, caption)` the mask of a method; `hashes` {model: SHA-256}.
+    `models` {name: pipeline}; `sampling` what `generate` and the localisers take (guidance, steps, batch);
+    `targets(...)` the pictures; `detectors(targets)` copy detectors for them; `alignment(images, target)`, or None;
+    `relation(target, which)` the name of the model that is the "own" one of a target (Stable Diffusion has this
+    alone), the "other" twin or the "parent"; `localise(model, method, caption)` the mask of a method; `hashes` {model:
+    SHA-256}.
     """
 
     name: str
@@ -80,7 +80,6 @@ class World:
     localise: Callable[[str, str, str], masks.WeightMask]
     hashes: Mapping[str, str]
     sampling: Mapping = field(default_factory=lambda: {"guidance": GUIDANCE, "steps": STEPS, "batch": BATCH})
-    samples: int = SAMPLES
     alignment: Callable[[torch.Tensor, Target], torch.Tensor] | None = None
 
     def condition(self, target: Target, which: str = "own", prune: str | None = None) -> Condition:
@@ -209,7 +208,7 @@ def attack(
     belong to (`seed`, target's name).
     """
     at = sorted(set(at))
-    options = {"samples": world.samples, **options, "steps": max(at[-1], 1), "snapshots": at}
+    options = {**options, "steps": max(at[-1], 1), "snapshots": at}
     with condition as pipe:
         latents = encode(pipe, target.image[None])
         found = find_triggers(pipe, latents, target.caption, start=start, seed=seed, streams=[target.name], **options)

@@ -196,7 +196,7 @@ def world(pipe):
         return {"own": "twin-a", "other": "twin-b"}[which]
 
     detectors = [copies.by_ssim()]
-    return World("toy", models, lambda: [], lambda t: detectors, relation, localise, {}, SAMPLING, samples=4)
+    return World("toy", models, lambda: [], lambda t: detectors, relation, localise, {}, SAMPLING)
 
 
 def test_a_condition_prunes_and_restores_and_names_itself(world):

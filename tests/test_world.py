@@ -50,7 +50,7 @@ def test_a_world_brings_its_settings_and_instruments(no_models, monkeypatch):
     monkeypatch.setattr(world.localisers, "localiser", lambda *given: asked.append(given) or "the localiser")
     found = world.load("twin-a")
     assert (found.name, found.alignment, found.localise) == ("reef", "the judge", "the localiser")
-    assert found.sampling == {"guidance": 5.0, "steps": 25, "batch": 32} and found.samples == 96
+    assert found.sampling == {"guidance": 5.0, "steps": 25, "batch": 32}
     assert asked == [(found.models, found.sampling)]  # Wanda runs under the settings that pictures are asked with
     assert found.targets is world.planted and found.detectors is world.detectors and found.relation is world.relation
     assert found.hashes == assets.model_hashes(assets.data_folder() / "reef")

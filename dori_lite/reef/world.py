@@ -15,7 +15,6 @@ from .paint import paint_all
 
 MODELS = ("twin-a", "twin-b", "parent")
 SAMPLING = {"guidance": 5.0, "steps": localisers.STEPS, "batch": 32}  # chosen on tuning canaries
-SAMPLES = 96  # noisy latents in one pass of the attack
 
 
 def load(*names: str, device: str | None = None) -> World:
@@ -32,7 +31,6 @@ def load(*names: str, device: str | None = None) -> World:
         localise=localisers.localiser(loaded, SAMPLING),
         hashes=assets.model_hashes(assets.data_folder() / "reef"),
         sampling=SAMPLING,
-        samples=SAMPLES,
         alignment=alignment(),
     )
 
