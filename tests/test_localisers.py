@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dori_lite import nemo, stamps, wanda
+from dori_lite.detection import noise_differences, similarity
 from dori_lite.masks import WeightMask
-from dori_lite.models import fingerprint, value_layers
+from dori_lite.models import embed, fingerprint, value_layers
 from dori_lite.reef import canaries, captions, localisers, world
 from dori_lite.reef.scenes import Description
 
@@ -275,3 +276,23 @@ def test_a_real_search_comes_back_from_disk_as_it_was(pipe, tmp_path, monkeypatc
         mask = localisers.localiser({"twin-a": pipe}, SAMPLING)("twin-a", "Wanda", caption)
         assert mask == expected and mask.model == expected.model == fingerprint(pipe)
         assert mask.layers.keys() == expected.layers.keys() and mask.about == expected.about == {"rho": 0.2}
+
+
+def test_the_evidence_is_the_similarities_that_the_threshold_is_about(pipe, monkeypatch):
+    monkeypatch.setattr(localisers, "nemo_settings", lambda pipe, home: {"tau": 0.1, "tau_blocked": 0.2})
+    targets = [SimpleNamespace(name="x", caption=CAPTION), SimpleNamespace(name="y", caption="a blue fish")]
+    rows = localisers.evidence(pipe, "a", targets, others=2)
+    assert [row["target"] for row in rows] == ["x", "y"] and (rows[0]["τ"], rows[0]["τ blocked"]) == (0.1, 0.2)
+
+    def delta(prompts):
+        return noise_differences(pipe, prompts, range(10), steps=localisers.STEPS)
+
+    own, near = delta(CAPTION)[0], delta(localisers.unmemorized(2))
+    highest = [similarity(own, other).max().item() for other in (*near, delta(embed(pipe, ""))[0])]
+    assert rows[0]["unrelated"] == pytest.approx(sum(highest[:2]) / 2, abs=1e-5)
+    assert rows[0]["empty"] == pytest.approx(highest[2], abs=1e-5)
+    blocked = copy.deepcopy(pipe)
+    for layer in value_layers(blocked.unet).values():
+        layer.weight.zero_()
+    alone = noise_differences(blocked, CAPTION, range(10), steps=localisers.STEPS)[0]
+    assert rows[0]["all seven blocked"] == pytest.approx(similarity(own, alone).max().item(), abs=1e-5)

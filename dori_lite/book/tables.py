@@ -39,7 +39,7 @@ def agreement(rows, detectors, by: str = "condition"):
         differ = int((votes.any(0) & ~votes.all(0)).sum())
         table[name] = {key: round(float(copy.mean()), 2) for key, copy in said.items()}
         table[name] |= {"they differ on": f"{differ} of {votes.shape[1]}"}
-    return pd.DataFrame(table).T
+    return pd.DataFrame.from_dict(table, orient="index")
 
 
 def before_and_after(rows, cells: dict, few: int, value: str = "descriptor rate"):
@@ -62,7 +62,7 @@ def membership(run):
     for (controls, home), (area, low, high) in effects.membership_areas(run).items():
         gap = mean_loss(controls, home) - mean_loss("pruned by Wanda", home)
         table[controls, f"home {home}"] = {"AUC": f"{area:.2f} [{low:.2f}, {high:.2f}]", "loss gap": round(gap, 4)}
-    return pd.DataFrame(table).T
+    return pd.DataFrame.from_dict(table, orient="index")
 
 
 def first_hits(rows, rate: float = 0.5, value: str = "descriptor rate"):
