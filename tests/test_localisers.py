@@ -296,3 +296,20 @@ def test_the_evidence_is_the_similarities_that_the_threshold_is_about(pipe, monk
         layer.weight.zero_()
     alone = noise_differences(blocked, CAPTION, range(10), steps=localisers.STEPS)[0]
     assert rows[0]["all seven blocked"] == pytest.approx(similarity(own, alone).max().item(), abs=1e-5)
+
+
+def test_the_settings_of_both_twins_take_few_samples(pipe, monkeypatch):
+    """At most 1,400 U-Net samples, for seven and for sixteen layers (5,280 when each asked for itself)."""
+    spent = []
+
+    def differences(pipe, prompts, seeds, *_, **__):
+        spent.append(len(prompts) * len(seeds))
+        return torch.rand(len(prompts), len(seeds), 4, 16, 16)
+
+    monkeypatch.setattr(nemo, "noise_differences", differences)
+    monkeypatch.setattr(localisers, "STATISTICS", 2)
+    monkeypatch.setattr(localisers, "FOUND", {})
+    for which in ("seven", "sixteen", "seven"):
+        for home in "ab":
+            localisers.nemo_settings(pipe, home, which)
+    assert sum(spent) == 1360 <= 1400
