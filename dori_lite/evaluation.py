@@ -205,9 +205,10 @@ def attack(
     Rows, one for each of `at`: `steps`; `moved` ‖y − y⁽⁰⁾‖₂; `losses` of the steps since the row before; `transfer`;
     and `judge`'s columns. Tensors: the triggers, as `Triggers.tensors` gives them. Images: for each of `pictures` (some
     of `at`) what the first seed gives. `start` and `options` are `dori.find_triggers`'s; the attack's draws
-    belong to (`seed`, target's name).
+    belong to (`seed`, target's name). Raises ValueError for nothing to look `at`, and as these functions do.
     """
-    at = sorted(set(at))
+    if not (at := sorted(set(at))):
+        raise ValueError("there is nothing to look at; give one or more numbers of steps, such as at=[0, 50]")
     options = {**options, "steps": max(at[-1], 1), "snapshots": at}
     with condition as pipe:
         latents = encode(pipe, target.image[None])

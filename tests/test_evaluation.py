@@ -261,6 +261,12 @@ def test_looking_before_the_attack_only_takes_a_step_that_is_not_looked_at(world
     assert [row["steps"] for row in found.rows] == [0] and found.rows[0]["moved"] == 0
 
 
+def test_an_attack_that_is_never_looked_at_is_refused(world, one_line):
+    [target] = reef_targets(1)
+    options = {"at": [], "seeds": [0], "detectors": [copies.by_ssim()]}
+    one_line(ValueError, "nothing to look at", attack, world, world.condition(target), target, **options)
+
+
 def test_triggers_are_refused_elsewhere_unless_transferred(world, one_line):
     [target] = reef_targets(1)
     here, there = world.condition(target, "own", prune="half"), world.condition(target, "other")
