@@ -31,8 +31,6 @@ LAYERS = [
 ]
 MODULE_LINES = 262  # "about 250"
 CELL_LINES, CELL_COLUMNS = 15, 88
-SEARCH = "def search("  # NeMo's search, the one cell that may be longer
-SEARCH_LINES = 30
 TAGS = {"set-up", "idea", "experiment", "figure", "solution"}
 
 
@@ -164,9 +162,8 @@ def notebook_problems(notebook) -> list[str]:
         begins = repr(lines[0]) if lines else "an empty cell"
         if cell.outputs or cell.execution_count is not None:
             problems.append(f"{begins}: outputs are kept; strip them with nbstripout")
-        allowed = SEARCH_LINES if lines and lines[0].startswith(SEARCH) else CELL_LINES
-        if len(lines) > allowed:
-            problems.append(f"{begins}: {len(lines)} lines of code, and {allowed} are allowed")
+        if len(lines) > CELL_LINES:
+            problems.append(f"{begins}: {len(lines)} lines of code, and {CELL_LINES} are allowed")
         if (widest := max(map(len, cell.source.splitlines()), default=0)) > CELL_COLUMNS:
             problems.append(f"{begins}: a line of {widest} columns, and {CELL_COLUMNS} are allowed")
         draws = re.search(
@@ -202,7 +199,6 @@ ALT = {"mystnb": {"image": {"alt": "A grid of pictures"}}}
         ([parameters(), new_code_cell("x", execution_count=3)], "outputs are kept"),
         ([parameters(), new_code_cell("x", outputs=[new_output("stream", text="x")])], "outputs are kept"),
         ([parameters(), new_code_cell("x = 1\n" * 16)], "16 lines"),
-        ([parameters(), new_code_cell("def search(a):\n" + "    x = 1\n" * 30)], "31 lines"),
         ([parameters(), new_code_cell("x" * 89)], "a line of 89 columns"),
         ([parameters(), new_code_cell("charts.curves(x)")], "mystnb.image.alt"),
         ([parameters(), new_code_cell(PICTURE)], "mystnb.image.alt"),
