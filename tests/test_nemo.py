@@ -383,8 +383,9 @@ def test_statistics_are_of_their_model(exact, another, known, one_line):
     assert anyones.model is None
     assert nemo.localise(another, CAPTION, anyones, -1.0, **QUICK) == found
     blocked = masks.of_neurons(exact.unet, {next(iter(known.mean)): [0]})
-    with masks.pruned(exact, blocked):  # what was found before may be used inside
-        inside = nemo.localise(exact, CAPTION, known, -1.0, **QUICK)
+    with masks.pruned(exact, blocked):  # the pruned model is another one
+        one_line(ValueError, match, nemo.localise, exact, CAPTION, known, -1.0, **QUICK)
+        inside = nemo.localise(exact, CAPTION, known, -1.0, transfer=True, **QUICK)
         assert inside.model == models.fingerprint(exact) != known.model
 
 
