@@ -1,8 +1,10 @@
 """Which weights to prune, and a pipeline without them for a while.
 
-mask = wanda.localise(pipe, "a caption")
-with pruned(pipe, mask):
-    pictures = diffusion.generate(pipe, "a caption")
+    mask = wanda.localise(pipe, "a caption")
+    with pruned(pipe, mask):
+        pictures = diffusion.generate(pipe, "a caption")
+
+On leaving the `with`, every weight is what it was, bit for bit.
 """
 
 import json

@@ -154,10 +154,10 @@ def check_same_model(pipe, model: str | None, what: str, transfer: bool, *, unpr
     A model under `masks.pruned` is another model; with `unpruned` it takes what was found before it was pruned, as
     masks do. None fits any.
     """
-    known = [fingerprint(pipe)] + ([getattr(pipe.unet, "unpruned", None)] if unpruned else [])
-    if transfer or model is None or model in known:
+    if transfer or model is None or (unpruned and model == getattr(pipe.unet, "unpruned", None)):
         return
-    raise ValueError(f"{what} found in another model than this one; if that is meant, say transfer=True")
+    if model != fingerprint(pipe):  # last, since it reads every weight
+        raise ValueError(f"{what} found in another model than this one; if that is meant, say transfer=True")
 
 
 @torch.no_grad()
