@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import sys
-from functools import cache
 from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +21,7 @@ from . import files
 from .files import sha256
 
 PACKAGE = Path(__file__).parent
+LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.directory")  # of systems; no loader reads it
 VERSIONS_OF = ("torch", "diffusers", "transformers", "numpy", "dori_lite")
 # What `dori-lite fetch` knows: name → address and the file's name in the cache. No digest stands here, because
 # the authors publish none and one that we have not computed from the file would be worth nothing.
@@ -46,43 +46,67 @@ def data_folder() -> Path:
 
 
 def manifest(folder) -> dict:
-    """`manifest.json` of a folder of weights: {"files": {path: sha256}, "models": {name: how it was made}}."""
-    path = Path(folder) / "manifest.json"
+    """`manifest.json` of a folder of weights: {"files": {path: sha256}, "models": {name: how it was made}}.
+
+    Raises FileNotFoundError or ValueError, in one line, for one that is missing or holds something else.
+    """
+    path, cure = Path(folder) / "manifest.json", "restore it with `git checkout -- data`"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; restore it with `git checkout -- data`")
-    return files.read_json(path)
+        raise FileNotFoundError(f"{path} is missing; {cure}")
+    content = files.read_json(path)
+    for part in ("files", "models"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), dict):
+            raise ValueError(f"{path} is damaged (it has no {part!r}); {cure}")
+    for name in content["files"]:
+        if {"", ".", ".."} & {*name.split("/")} or "\\" in name:
+            raise ValueError(f"{path} is damaged (it lists {name!r}, which is no place below it); {cure}")
+    return content
 
 
-@cache
-def verified(folder: Path, name: str) -> Path:
-    """The folder `name` of weights below `folder`, once every file has been checked against its hash.
+def verified(folder, name: str) -> Path:
+    """The folder `name` of weights below `folder`, or the file of that name, once all hashes have been checked.
+
+    What is loaded is what was verified and nothing else: a file that the manifest does not list is refused, and so is
+    a link to a folder; what operating systems leave about (`LITTER`) is not. Nothing is remembered: every call reads
+    every file, so that a change after an earlier one is found.
 
     Raises FileNotFoundError or ValueError, in one line that names the file and what to run.
     """
-    hashes = {path: digest for path, digest in manifest(folder)["files"].items() if path.startswith(name + "/")}
-    if not hashes:
-        known = sorted({path.split("/")[0] for path in manifest(folder)["files"] if "/" in path})
+    folder, listed = Path(folder), manifest(folder)["files"]
+    hashes = {path: digest for path, digest in listed.items() if path == name or path.startswith(f"{name}/")}
+    if not hashes or ("/" in name and name not in listed):
+        known = sorted({path.split("/")[0] for path in listed if "/" in path})
         raise FileNotFoundError(f"no weights called {name!r} in {folder}; there are: {', '.join(known)}")
     for path, digest in hashes.items():
-        file, cure = Path(folder) / path, f"restore it with `git checkout -- data/reef/{path}`"
-        if not file.exists():
+        file, cure = folder / path, f"restore it with `git checkout -- data/reef/{path}`"
+        if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; {cure}")
         if sha256(file) != digest:
             raise ValueError(f"{file} is damaged (its SHA-256 is not the manifest's); {cure}")
-    return Path(folder) / name
+    if strange := [path for path in found(folder, name) if path not in hashes]:
+        raise ValueError(f"{folder / strange[0]} is not in {folder / 'manifest.json'}; remove it, then load again")
+    return folder / name
 
 
-def record(folder, name: str, how: dict) -> None:
-    """Write the hashes of `folder/name` and how it was made into the manifest."""
+verified.cache_clear = lambda: None  # nothing is remembered any more
+
+
+def found(folder: Path, name: str = "") -> list[str]:
+    """The files below `folder/name`, links to folders among them, as paths below `folder`; litter does not count."""
+    paths = [folder / name] if (folder / name).is_file() else (folder / name).rglob("*")
+    some = [path for path in paths if path.is_symlink() or not path.is_dir()]
+    return sorted(path.relative_to(folder).as_posix() for path in some if not LITTER.fullmatch(path.name))
+
+
+def record(folder, name: str, how: dict | None = None) -> None:
+    """Write the hashes of `folder/name`, a folder or one file, into the manifest, and how a model was made."""
     folder = Path(folder)
     path = folder / "manifest.json"
-    content = files.read_json(path, {"files": {}, "models": {}})
-    hashes = {k: v for k, v in content["files"].items() if not k.startswith(name + "/")}
-    for file in sorted((folder / name).rglob("*")):
-        if file.is_file():
-            hashes[file.relative_to(folder).as_posix()] = sha256(file)
-    files.write_json(path, {"files": dict(sorted(hashes.items())), "models": {**content["models"], name: how}})
-    verified.cache_clear()
+    content = manifest(folder) if path.exists() else {"files": {}, "models": {}}
+    hashes = {k: v for k, v in content["files"].items() if k != name and not k.startswith(name + "/")}
+    hashes |= {file: sha256(folder / file) for file in found(folder, name)}
+    models = content["models"] | ({} if how is None else {name: how})
+    files.write_json(path, {"files": dict(sorted(hashes.items())), "models": models})
 
 
 def model_hashes(folder) -> dict[str, str]:
@@ -115,22 +139,28 @@ def machine() -> str:
 
 def cache_folder() -> Path:
     """Where downloads are kept: `DORI_CACHE`, else `~/.cache/dori_lite`. It need not exist yet."""
-    return Path(os.environ.get("DORI_CACHE") or "~/.cache/dori_lite").expanduser()
+    try:
+        return Path(os.environ.get("DORI_CACHE") or "~/.cache/dori_lite").expanduser()
+    except RuntimeError:
+        raise RuntimeError("there is no home folder to keep downloads in; set DORI_CACHE to a folder") from None
 
 
 def fetch(url: str, name: str, trust: bool = False, folder=None) -> Path:
     """The file `name` in `folder` [default: `cache_folder()`], downloaded from `url` if it is not there.
 
     Trust on first use: with `trust`, the SHA-256 of what came is recorded in `name.sha256` beside the file and
-    printed as unverified; from then on, with or without `trust`, a file that has another one is refused.
+    printed as unverified; from then on, with or without `trust`, a file that has another one is refused, and so is
+    one that lies there without a record: only what was downloaded here is trusted.
     Raises RuntimeError without `trust` where nothing is recorded, or when the download fails, and ValueError
-    for a changed file; each in one line that says what to do. A download that breaks off leaves no file.
+    for a changed or unknown file; each in one line that says what to do. A download that breaks off leaves no file.
     """
     if not re.fullmatch(r"\w[\w.-]*", name) or urlsplit(url).scheme not in ("https", "file"):
         raise ValueError(f"fetch takes an https address and a plain file name; got {url!r}, {name!r}")
     file = Path(folder or cache_folder()) / name
     note = file.with_name(name + ".sha256")
     recorded = (note.read_text(encoding="utf-8").split() or ["nothing"])[0] if note.exists() else None
+    if recorded is None and file.exists():
+        raise ValueError(f"{file} was not downloaded by fetch: nobody knows what it is; remove it and fetch it again")
     if recorded is None and not trust:
         known = next((key for key, (_, local) in DOWNLOADS.items() if local == name), name)
         raise RuntimeError(f"{name} is not verified by anybody; if you trust {url}, `dori-lite fetch {known} --trust`")
@@ -150,10 +180,8 @@ def settle(note: Path, recorded: str | None, digest: str, problem: str) -> None:
         files.write_text(note, digest + "\n")
         print(f"{note.stem}: unverified (trust on first use), SHA-256 {digest} recorded in {note}")
     elif digest != recorded:
-        raise ValueError(
-            f"{problem} (its SHA-256 is not the recorded one); if the change is expected, remove {note} and fetch it "
-            "again with --trust"
-        )
+        cure = f"remove {note.with_suffix('')} and {note}, and fetch it again with --trust"
+        raise ValueError(f"{problem} (its SHA-256 is not the recorded one); if the change is expected, {cure}")
 
 
 def download(url: str, path: Path) -> None:

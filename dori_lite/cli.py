@@ -5,6 +5,7 @@ In a shell:
     dori-lite book --profile quick
 """
 
+import errno
 import os
 import re
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import typer
 
+from . import files
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # glibc hands large freed blocks back to the kernel and asks for them again at every step; keeping them
 # saves about a fifth of a training step on the CPU. It must be set before the process starts.
@@ -21,6 +24,16 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
+}
+# What to do about the operating system's refusals; the others are named and nothing more.
+CURES = {
+    errno.ENOSPC: "make room, then run it again",
+    errno.EACCES: "name another place, or ask for the right to write there",
+    errno.EPERM: "name another place, or ask for the right to write there",
+    errno.EROFS: "name another place, or work in a copy",
+    errno.EEXIST: "a file is in the way: move it, or name another place",
+    errno.ENOTDIR: "a file is in the way: move it, or name another place",
+    errno.EISDIR: "name a file, not a folder",
 }
 # Where copies of the repository's address stand; its source is [project.urls] in pyproject.toml.
 COPIES = ("_config.yml", "CITATION.cff", "README.md", "book/**/*.md", "book/**/*.ipynb")
@@ -150,28 +163,59 @@ def write_address(url: str, root: Path) -> list[Path]:
 
     Raises ValueError unless `url` is a repository's address on GitHub, which Colab's links need.
     """
-    new = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", url)
-    if not new:
+    new = re.fullmatch(r"https://github\.com/([A-Za-z0-9-]+/[A-Za-z0-9_.-]+?)(\.git)?/?", url)
+    if not new or new[1].split("/")[1] in (".", ".."):
         raise ValueError(f"{url!r} is not of the form https://github.com/OWNER/NAME")
     old = address(root).removeprefix("https://github.com/")
     written = []
-    for path in [root / "pyproject.toml", *(path for pattern in COPIES for path in sorted(root.glob(pattern)))]:
+    copies = [path for pattern in COPIES for path in sorted(root.glob(pattern))]
+    for path in [*copies, root / "pyproject.toml"]:  # the source last: stopped in between, it is done again
         before = path.read_text(encoding="utf-8")
         # github.com/OWNER/NAME in addresses, github/OWNER/NAME in links that open Colab
         after = re.sub(rf"(\bgithub(?:\.com)?/){re.escape(old)}(?![\w-])", rf"\g<1>{new[1]}", before)
         if after != before:
-            path.write_text(after, encoding="utf-8", newline="\n")
+            files.write_text(path, after)
             written.append(path)
     return written
 
 
 def main():
+    """Run the command; what goes wrong is one line, and the exit status is 1 (130 when it was interrupted)."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout:  # a closed pipe or a full disk shows here, and not after the end
+                sys.stdout.flush()
     except ModuleNotFoundError as error:
         sys.exit(f"dori-lite: {error}; install what is missing with `pip install -e .[book,dev]`")
-    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        let_go_of_output()
+        if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+            sys.exit(1)
+        sys.exit(f"dori-lite: {' '.join(refusal(error).split())}")
+    except (ValueError, FloatingPointError, RuntimeError) as error:
         sys.exit(f"dori-lite: {' '.join(str(error).split())}")
+
+
+def refusal(error: OSError) -> str:
+    """What the operating system refused, in words: place, reason and, where there is one, a cure."""
+    if error.errno is None or not error.strerror:  # one of our own
+        return str(error)
+    place = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    line, cure = f"{place or 'the system'}: {error.strerror}", CURES.get(error.errno)
+    return f"{line}; {cure}" if cure else line
+
+
+def let_go_of_output() -> None:
+    """Where nothing more can be written to the output, write nowhere: Python would complain at its end."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -4,46 +4,55 @@
     copied = detector(images, targets)  # bool [B]
 
 SSIM, ℓ2 in Carlini's adaptive form, the cosine of any descriptor, and SSCD, which the papers use. Each is
-wrong somewhere: `opinions` asks several, `disagreement` counts where they differ and `disputed` says where.
+wrong somewhere: `opinions` asks several, `disagreement` counts where they differ and `disputed` says where. A
+detector that sees nothing at all calls nothing a copy: `self_test` tells.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import torch
 from torch.nn.functional import cosine_similarity, interpolate
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from . import assets
+from .checks import check_count, check_number, check_pictures
+from .distances import ALPHA, NEIGHBOURS, adaptive_l2, check_adaptive, check_pair, checked, parts_of, ssim
+from .distances import l2 as l2  # so that whoever compares pictures finds all of it here
+from .distances import nearest as nearest
 
-NEIGHBOURS, ALPHA = 50, 0.5  # Carlini et al. 2023, as a public re-implementation sets them for CIFAR-10
 SSIM_COPY = 0.75  # fixed before any model was judged; what it separates is printed by verify-models
 SSCD_COPY, SSCD_SIZE = 0.7, (320, 320)  # NeMo's code, with the model sscd_disc_mixup
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PART = 1024  # training pictures held as floats at a time
+TOLD_APART = 1e-5  # two pictures whose cosine is nearer to 1 than that are one to a detector
 
 
 @dataclass(frozen=True)
 class Detector:
     """A rule for copies: `score(images, targets)`, pictures [B, 3, H, W] in [0, 1] twice → [B], the higher the
     more alike; and `threshold`, the lowest score of a copy. Called with the same pictures: bool [B], False where
-    the score is not a number. Raises ValueError for a score of another shape.
+    the score is not a number. Raises ValueError for a threshold that is not a finite number, for other pictures
+    and for a score of another shape.
     """
 
     name: str
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     threshold: float
 
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name or not callable(self.score):
+            raise ValueError(f"a detector needs a name and a function score(images, targets); got {self.name!r}")
+        check_number(f"{self.name}: threshold", self.threshold)
+
     @torch.no_grad()
     def scores(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """`score`, without gradients and with its shape checked: [B]."""
-        scores = self.score(images, targets)
-        if scores.shape != images.shape[:1]:
-            raise ValueError(f"{self.name} must score {len(images)} pictures as [{len(images)}]; got {[*scores.shape]}")
-        return scores
+        check_pair(images, targets)
+        scores = check_given(self.score(images, targets), (len(images),), f"{self.name}'s score", finite=False)
+        return scores if scores.is_floating_point() else scores.float()
 
     def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.scores(images, targets) >= self.threshold
@@ -58,16 +67,15 @@ def by_adaptive_l2(others, n: int = NEIGHBOURS, alpha: float = ALPHA) -> Detecto
     """Copies by Carlini's adaptive ℓ2: score 1 / `adaptive_l2`, threshold 1 (and equal to it counts, unlike there).
 
     `others` are training pictures without the targets: [M, 3, H, W], uint8 or floats in [0, 1], or several such.
-    Raises ValueError if there are none.
+    Raises ValueError if there are none or others, for `n` below 1 and `alpha` not above 0.
     """
-    parts = list(others.split(PART) if isinstance(others, torch.Tensor) else others)  # an iterator serves only once
-    if not sum(map(len, parts)):
+    parts = [part for some in parts_of(others) for part in some.split(PART)]  # an iterator serves only once
+    if not parts:
         raise ValueError("adaptive l2 compares with other training pictures: give at least one")
+    check_adaptive(n, alpha)
 
     def score(images, targets):
         images, targets = checked(images, targets)
-        if parts[0].shape[1:] != images.shape[1:]:
-            raise ValueError(f"the other pictures are {[*parts[0].shape[1:]]}, these {[*images.shape[1:]]}; match them")
         # 0 / 0: at the target and at every neighbour, so no nearer to the one than to the others
         return (1 / adaptive_l2(images, targets, parts, n, alpha)).nan_to_num(nan=0, posinf=torch.inf)
 
@@ -78,19 +86,32 @@ def by_descriptor(name: str, features: Callable, threshold: float, batch: int = 
     """Copies by the cosine of descriptors: `features` maps pictures [B, 3, H, W] in [0, 1] to [B, D].
 
     It is called without gradients on at most `batch` pictures at a time and need not normalise. The score is in
-    [-1, 1], and 0 where a descriptor is all zeros. Raises ValueError for descriptors of another shape.
+    [-1, 1], and 0 where a descriptor is all zeros. Before its first score it is tried on two pictures of that size.
+    Raises ValueError for descriptors that are not finite numbers [B, D], or that do not tell those two apart.
     """
+    check_count(f"{name}: batch", batch)
+    tried = []
 
     def describe(images):
-        found = features(images)
-        if found.ndim != 2 or len(found) != len(images):
-            raise ValueError(f"descriptors of {len(images)} pictures must be [{len(images)}, D]; got {[*found.shape]}")
-        return found.float()
+        return check_given(features(images), (len(images), None), f"{name}'s features").float()
+
+    def compare(images, targets):
+        pairs = zip(images.split(batch), targets.split(batch), strict=True)
+        return torch.cat([cosine_similarity(describe(some), describe(goals), eps=1e-12) for some, goals in pairs])
 
     @torch.no_grad()
     def score(images, targets):
-        pairs = zip(*(pictures.split(batch) for pictures in checked(images, targets)), strict=True)
-        return torch.cat([cosine_similarity(describe(some), describe(goals), eps=1e-12) for some, goals in pairs])
+        images, targets = checked(images, targets)
+        if not tried:
+            one, other = two_pictures(images).split(1)
+            same, apart = compare(one, one).item(), compare(one, other).item()
+            if same < 0.999 or same - apart < TOLD_APART:
+                raise ValueError(
+                    f"{name}'s features see nothing: the cosine of a picture with itself is {same:.6g}, with another "
+                    f"one {apart:.6g}; give a trained network in eval mode, one that tells pictures apart"
+                )
+            tried.append(True)
+        return compare(images, targets)
 
     return Detector(name, score, threshold)
 
@@ -101,7 +122,8 @@ def sscd(trust: bool = False, file=None) -> Detector:
     It is TorchScript, and loading that runs code from the network: nothing is loaded before it was trusted, here
     or by `dori-lite fetch sscd --trust`, after which its recorded hash is held to (`assets.fetch`). `file` is a
     TorchScript file of your own, which must be trusted at every call. Trained on photographs: the reef's drawings
-    are out of its domain. Raises RuntimeError without trust, ValueError for a file that does not load.
+    are out of its domain. Raises RuntimeError without trust, ValueError for a file that does not load or whose
+    features fail the `self_test`.
     """
     if file is None:
         file = assets.fetch(*assets.DOWNLOADS["sscd"], trust)
@@ -114,7 +136,9 @@ def sscd(trust: bool = False, file=None) -> Detector:
         images = interpolate(images, SSCD_SIZE, mode="bilinear", align_corners=False, antialias=True)
         return model.to(images.device)((images - mean) / std)
 
-    return by_descriptor("sscd", features, SSCD_COPY, batch=32)  # pictures are large here
+    detector = by_descriptor("sscd", features, SSCD_COPY, batch=32)  # pictures are large here
+    self_test(detector, two_pictures(torch.zeros(1, 3, 64, 64)))
+    return detector
 
 
 def load_script(file: Path) -> torch.jit.ScriptModule:
@@ -129,16 +153,39 @@ def load_script(file: Path) -> torch.jit.ScriptModule:
             raise ValueError(f"{file} is not a TorchScript file that can be loaded; remove or replace it") from error
 
 
+def self_test(detector: Detector, images: torch.Tensor) -> None:
+    """Raise ValueError unless `detector` sees: each of `images` [B, 3, H, W] in [0, 1] must be a copy of itself, and
+    must score lower against a dark or a light one. A detector that sees nothing says that a model forgot everything.
+    """
+    itself = detector.scores(images, images)
+    dark, light = (detector.scores(images, one.expand_as(images)) for one in two_pictures(images))
+    for k, (same, *lower) in enumerate(zip(itself.tolist(), dark.tolist(), light.tolist(), strict=True)):
+        if not same >= detector.threshold:
+            raise ValueError(
+                f"{detector.name} takes picture {k} for no copy of itself: it scores {same:.6g}, and a copy "
+                f"{detector.threshold:g} or more; use another threshold or another detector"
+            )
+        if not same > min(lower):
+            raise ValueError(
+                f"{detector.name} scores picture {k} against itself ({same:.6g}) no higher than against others "
+                f"({min(lower):.6g}); use a detector that looks at both"
+            )
+
+
+def two_pictures(like: torch.Tensor) -> torch.Tensor:
+    """A dark and a light picture, coarse, of the size and on the device of `like` [B, 3, H, W]: [2, 3, H, W]."""
+    check_pictures(like)
+    coarse = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 2
+    coarse[1] += 0.5
+    return interpolate(coarse, like.shape[-2:], mode="bilinear").to(like.device)
+
+
 def opinions(detectors, images, targets) -> dict[str, torch.Tensor]:
     """What each detector says of the pairs [B, 3, H, W]: name → bool [B], on the CPU.
 
     Raises ValueError for no detectors, or two of one name.
     """
-    detectors = list(detectors)
-    names = [detector.name for detector in detectors]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"ask one or more detectors of different names; got {', '.join(names) or 'none'}")
-    return {detector.name: detector(images, targets).cpu() for detector in detectors}
+    return {detector.name: detector(images, targets).cpu() for detector in check_detectors(detectors)}
 
 
 def disagreement(opinions: dict[str, torch.Tensor]) -> dict:
@@ -165,68 +212,43 @@ def disputed(opinions: dict[str, torch.Tensor]) -> torch.Tensor:
     return (table.any(0) & ~table.all(0)).nonzero().flatten()
 
 
-def l2(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Root mean squared difference of each pair: [B, 3, H, W] twice, values in [0, 1] → [B]."""
-    check_pair(images, targets)
-    return (images - targets).square().mean((1, 2, 3)).sqrt()
-
-
-def ssim(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each pair (Gaussian window, σ 1.5): [B, 3, H, W] twice → [B]."""
-    check_pair(images, targets)
-    return structural_similarity_index_measure(images, targets, data_range=1.0, reduction="none").reshape(-1)
-
-
-def nearest(images: torch.Tensor, others, n: int = NEIGHBOURS) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `n` pictures of `others` nearest to each image in ℓ2: RMS distances and indices, [B, n] each.
-
-    `others` is a tensor [M, 3, H, W] or an iterable of such tensors (uint8 counts as 0–255), so that
-    a large training set need not be in memory as floats at once.
-    """
-    flat, size = images.flatten(1), images[0].numel()
-    distances, indices, offset = None, None, 0
-    for part in [others] if isinstance(others, torch.Tensor) else others:
-        part = part.float() / 255 if part.dtype == torch.uint8 else part
-        new = torch.cdist(flat, part.flatten(1).to(flat), compute_mode="use_mm_for_euclid_dist") / size**0.5
-        here = torch.arange(offset, offset + len(part), device=flat.device).expand(len(images), -1)
-        distances = new if distances is None else torch.cat([distances, new], 1)
-        indices = here if indices is None else torch.cat([indices, here], 1)
-        distances, order = distances.topk(min(n, distances.shape[1]), largest=False)
-        indices, offset = indices.gather(1, order), offset + len(part)
-    return distances, indices
-
-
-def adaptive_l2(images, targets, others, n: int = NEIGHBOURS, alpha: float = ALPHA) -> torch.Tensor:
-    """Carlini's adaptive ℓ2: distance to the target over α × the mean distance to the `n` nearest others.
-
-    Below 1 the image is a copy: far nearer to its target than to any other training picture. `others`
-    are training pictures without the targets, as `nearest` takes them. [B, 3, H, W] → [B].
-    """
-    distances, _ = nearest(images, others, n)
-    return l2(images, targets) / (alpha * distances.mean(1))
-
-
 def is_copy(ratio: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
     """Both detectors agree: adaptive ℓ2 below 1 and SSIM of at least `SSIM_COPY`."""
     return (ratio < 1) & (similarity >= SSIM_COPY)
 
 
-def check_pair(images, targets) -> None:
-    if images.shape != targets.shape or images.ndim != 4:
-        raise ValueError(f"compare pictures of one shape [B, 3, H, W]; got {list(images.shape)}, {list(targets.shape)}")
+# ---- what functions from outside hand back ------------------------------------------------------------------
 
 
-def checked(images, targets) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pictures as float32 on one device. Raises ValueError unless both are [B, 3, H, W], finite, in [0, 1]."""
-    check_pair(images, targets)
-    if images.shape[1] != 3 or not images.numel():
-        raise ValueError(f"compare one or more pictures [B, 3, H, W]; got {list(images.shape)}")
-    for pictures, what in ((images, "images"), (targets, "targets")):
-        if not pictures.is_floating_point():
-            raise ValueError(f"{what} must be floats in [0, 1], not {str(pictures.dtype)[6:]}; divide bytes by 255")
-        if not pictures.isfinite().all():
-            raise ValueError(f"{what} are not all finite; leave out pictures with NaN or infinite values")
-        if pictures.min() < 0 or pictures.max() > 1:
-            low, high = pictures.min().item(), pictures.max().item()
-            raise ValueError(f"{what} must be in [0, 1], not [{low:.3g}, {high:.3g}]; rescale or clamp them")
-    return images.float(), targets.to(images.device).float()
+def check_detectors(detectors) -> list:
+    """The detectors as a list. Raises ValueError for none, for two of one name and for a single one without a list."""
+    found = list(detectors) if isinstance(detectors, Iterable) else []
+    names = [detector.name for detector in found]
+    if not names or len(set(names)) < len(names):
+        got = ", ".join(names) or ("none" if isinstance(detectors, Iterable) else f"a {type(detectors).__name__}")
+        raise ValueError(f"give a list of one or more detectors of different names; got {got}")
+    return found
+
+
+def check_given(found, shape: tuple, who: str, finite: bool = True) -> torch.Tensor:
+    """`found` if it is a tensor of real numbers of this `shape` (None: any length from 1 on), finite if so asked.
+
+    Raises ValueError in the name of `who`; of an object it names the tensors that would do, as transformers' outputs
+    hold them.
+    """
+
+    def fits(value):
+        sizes = zip(value.shape, shape, strict=False)
+        return value.ndim == len(shape) and all(n == (n or -1) if m is None else n == m for n, m in sizes)
+
+    wanted = f"[{', '.join('D' if n is None else str(n) for n in shape)}]"
+    if not isinstance(found, torch.Tensor):
+        held = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
+        good = [f".{key}" for key, value in held.items() if isinstance(value, torch.Tensor) and fits(value)]
+        such = f", such as its {' or '.join(good)}" if good else ""
+        raise ValueError(f"{who} must be a tensor {wanted}, not a {type(found).__name__}; return a tensor{such}")
+    if not fits(found) or found.is_complex():
+        raise ValueError(f"{who} must be {wanted}; got {str(found.dtype)[6:]} {[*found.shape]}")
+    if finite and not found.isfinite().all():
+        raise ValueError(f"{who} must be finite; there are NaN or infinite values: look at weights and precision")
+    return found

@@ -14,12 +14,18 @@ from torch.linalg import vector_norm
 from torchmetrics.functional import image as metrics
 from tqdm.auto import tqdm
 
-from .diffusion import BATCH, GUIDANCE, STEPS, check_prediction, initial_noise, trajectory
+from .checks import check_count, check_finite, check_seeds
+from .diffusion import BATCH, GUIDANCE, STEPS, check_sampling, initial_noise, timed_scheduler, trajectory
 from .models import conditions, embed
 
 FOUR = range(4)  # generations per caption in Wen et al.
 MULTISCALE = 44  # torchmetrics' smallest height for NeMo's three scales: H // 4 must exceed 10
 PAIRS = 512  # of small latents compared at once
+WORD_END = "</w>"
+# Byte-level BPE writes each byte as one letter: itself where that prints, else one from 256 on, in order.
+PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTES = {chr(b): b for b in PRINTED}
+BYTES |= {chr(256 + k): b for k, b in enumerate(b for b in range(256) if b not in PRINTED)}
 
 
 @torch.no_grad()
@@ -43,7 +49,8 @@ def magnitude(
 
     Raises ValueError for an empty caption, no seeds or an impossible `first`.
     """
-    first = check_first(first, steps)
+    steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
+    first = check_count("first", steps if first is None else first, 1, steps)
     y, x_T = conditions(pipe, prompts), noises(pipe, seeds)
     empty, pairs, rows = embed(pipe, "").to(y), every_pair(y, x_T), []
     with tqdm(total=-(-len(pairs) // batch) * first, desc="magnitude", delay=5, leave=False) as bar:
@@ -73,14 +80,15 @@ def token_attribution(
 
     Wen et al. 2024: the gradient of ‖ε(x_t, c) − ε(x_t, ∅)‖₂ with respect to the conditional
     embedding [L, D], x_t held fixed; its ℓ2 norm per position, mean over seeds and the `first` steps.
-    Tokens are the tokenizer's pieces, without start-of-text. End-of-text and padding carry gradient
-    too; `padding=True` returns those positions as well (n = L − 1).
+    Tokens are the tokenizer's pieces as text (`readable`), without start-of-text. End-of-text and padding carry
+    gradient too; `padding=True` returns those positions as well (n = L − 1).
 
     Raises ValueError for an empty caption, several captions, no seeds or an impossible `first`.
     """
     if not isinstance(prompt, str):
         raise ValueError("attribution reads one caption at a time; give a string")
-    first = check_first(first, steps)
+    steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
+    first = check_count("first", first, 1, steps)
     y, x_T = conditions(pipe, prompt), noises(pipe, seeds)
     empty, weights = embed(pipe, "").to(y), []
     with tqdm(total=-(-len(x_T) // batch) * first, desc="attribution", delay=5, leave=False) as bar:
@@ -96,7 +104,7 @@ def token_attribution(
     options = {"padding": "max_length", "max_length": pipe.tokenizer.model_max_length} if padding else {}
     ids = pipe.tokenizer(prompt, **options).input_ids
     ids = ids[1:] if padding else ids[1:-1]
-    tokens = [token.removesuffix("</w>") for token in pipe.tokenizer.convert_ids_to_tokens(ids)]
+    tokens = readable(pipe.tokenizer, ids)
     return tokens, torch.cat(weights).mean(0)[1 : len(tokens) + 1]
 
 
@@ -118,12 +126,10 @@ def noise_differences(
 
     Raises ValueError for an empty caption, no seeds or a `step` out of range.
     """
-    if not 0 <= step < steps:
-        raise ValueError(f"there is no step {step}; choose 0 to {steps - 1}")
+    steps, _, batch = check_sampling(pipe, steps, batch=batch)
+    step = check_count("step", step, 0, steps - 1)
     y, x_T = conditions(pipe, prompts), noises(pipe, seeds)
-    scheduler = check_prediction(pipe)
-    scheduler.set_timesteps(steps, device=y.device)
-    t, done = scheduler.timesteps[step], []
+    t, done = timed_scheduler(pipe, steps, y.device).timesteps[step], []
     for caption, seed in (part.T for part in every_pair(y, x_T).split(batch)):
         done.append(pipe.unet(x_T[seed], t, y[caption], return_dict=False)[0] - x_T[seed])
     return torch.cat(done).reshape(len(y), *x_T.shape)
@@ -139,7 +145,7 @@ def between_seed_similarity(
 
     Raises ValueError for a wrong shape, fewer than two seeds or an unknown statistic.
     """
-    if differences.ndim != 5 or differences.shape[1] < 2:
+    if differences.ndim != 5 or differences.shape[1] < 2 or not len(differences):
         raise ValueError(
             f"differences have shape {list(differences.shape)}; give [B, S, C, h, w] with two seeds or more"
         )
@@ -159,12 +165,12 @@ def similarity(one: torch.Tensor, other: torch.Tensor, multiscale: bool = True) 
     paper says; smaller ones, like the reef's, at one, with σ 1. NeMo's code takes the data range of a coarse scale
     over all pairs at once; here it is the pair's own, so that a score does not depend on the pairs beside it.
 
-    Raises ValueError for a wrong shape or NaN.
+    Raises ValueError for a wrong shape, none, or NaN.
     """
-    if one.shape != other.shape or one.ndim != 4:
+    if one.shape != other.shape or one.ndim != 4 or not len(one):
         raise ValueError(f"compare differences of one shape [N, C, h, w]; got {list(one.shape)}, {list(other.shape)}")
-    if not (torch.isfinite(one).all() and torch.isfinite(other).all()):
-        raise ValueError("differences hold NaN or infinite values")
+    for differences in (one, other):
+        check_finite(differences, "difference")
     large = min(one.shape[-2:]) >= MULTISCALE
     if large and multiscale:
         compare, size = partial(metrics.multiscale_structural_similarity_index_measure, betas=(0.33, 0.33, 0.33)), 1
@@ -189,12 +195,7 @@ def scaled(x):
 
 def noises(pipe, seeds):
     """x_T of each of `seeds`, a list, on the model's device: [S, C, h, w]."""
-    # A lone number would be a seed to some readers and a count of seeds to others.
-    if not hasattr(seeds, "__iter__"):
-        raise ValueError(f"seeds must be a list; for the first {seeds} seeds give range({seeds})")
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("there are no seeds; give at least one")
+    seeds = check_seeds(seeds)
     return initial_noise(pipe, seeds, pipe.unet.dtype).to(pipe.unet.device)
 
 
@@ -203,8 +204,25 @@ def every_pair(y, x_T):
     return torch.cartesian_prod(torch.arange(len(y)), torch.arange(len(x_T)))
 
 
-def check_first(first, steps):
-    first = steps if first is None else first
-    if not 1 <= first <= steps:
-        raise ValueError(f"first={first} is impossible with {steps} steps; choose 1 to {steps}")
-    return first
+def readable(tokenizer, ids) -> list[str]:
+    """The pieces of byte-level BPE as text, one for each of `ids`; together they are the caption without spaces.
+
+    Where a character is made of several pieces it stands in the first, and the others are empty.
+    """
+    tokens, found, pending = tokenizer.convert_ids_to_tokens(ids), [[] for _ in ids], bytearray()
+    owner = 0
+    for k, token in enumerate(tokens):
+        letters = token.removesuffix(WORD_END)
+        if token in tokenizer.all_special_tokens or not all(letter in BYTES for letter in letters):
+            found[k].append(letters)  # an added token stands for itself
+            continue
+        for letter in letters:
+            if not pending:
+                owner = k
+            pending.append(BYTES[letter])
+            try:
+                found[owner].append(pending.decode())
+            except UnicodeDecodeError:
+                continue  # more of this character is to come
+            pending.clear()
+    return ["".join(parts) for parts in found]

@@ -5,7 +5,7 @@
         print(step.t, (step.given - step.without).norm())
 
 Defaults are diffusers' own, for Stable Diffusion; a world brings its settings (`generate(..., **world.sampling)`).
-Everything here takes a model that predicts ε, and refuses others.
+Everything here takes a model that predicts ε, and refuses others (`checks.check_pipe`).
 """
 
 import hashlib
@@ -15,8 +15,10 @@ from numbers import Integral
 from typing import NamedTuple
 
 import torch
+from diffusers import DDIMScheduler
 from tqdm.auto import tqdm
 
+from .checks import check_count, check_number, check_pipe, check_seeds
 from .models import check_latents, conditions, ddim_scheduler, decode, embed, latent_shape
 
 GUIDANCE, STEPS, BATCH = 7.5, 50, 8
@@ -33,7 +35,8 @@ def noised(x_0, noise, t, alphas) -> torch.Tensor:
 
 def alphas_cumprod(pipe) -> torch.Tensor:
     """ᾱ of the scheduler, [T]. Raises ValueError for a model that does not predict ε."""
-    return check_prediction(pipe).alphas_cumprod
+    check_pipe(pipe)
+    return ddim_scheduler(pipe.scheduler.config).alphas_cumprod
 
 
 def denoising_loss(unet, x_0, y, noise, t, alphas) -> torch.Tensor:
@@ -75,7 +78,7 @@ def draw(streams, seed, step, batch, x_0, low, high):
 
 def initial_noise(pipe, seeds: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """x_T of each seed, [B, C, h, w], drawn on the CPU so that a seed means the same on every device."""
-    shape = (1, *latent_shape(pipe))
+    shape, seeds = (1, *latent_shape(pipe)), check_seeds(seeds)
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(s), dtype=dtype) for s in seeds])
 
 
@@ -101,10 +104,9 @@ def trajectory(pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, em
 
     The last one's `after` is x_0. `guidance` ≤ 1 means none: then the U-Net is asked once a step, unless `empty` is
     given, the empty caption's embeddings [1, L, D], which are computed here otherwise.
-    Raises ValueError for a model that does not predict ε.
+    Raises ValueError for a model that does not predict ε and for impossible numbers.
     """
-    scheduler = check_prediction(pipe)
-    scheduler.set_timesteps(steps, device=x.device)
+    scheduler, guidance = timed_scheduler(pipe, steps, x.device), check_number("guidance", guidance)
     if empty is None and guidance > 1:
         empty = embed(pipe, "").to(y)
     x = x * scheduler.init_noise_sigma
@@ -142,17 +144,16 @@ def generate(
 
     The same numbers as `StableDiffusionPipeline.__call__` with one generator per seed (tested).
 
-    Raises ValueError for an empty caption, unequal lengths, a wrong shape or a model that does not predict ε.
+    Raises ValueError for an empty caption, unequal lengths, a wrong shape, impossible numbers or a model that does not
+    predict ε.
     """
+    steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
     y = conditions(pipe, prompts)
     if latents is not None:
         check_latents(pipe, latents)
         x_T = latents.to(y)
     else:
-        seeds = [seeds] if isinstance(seeds, Integral) else list(seeds)
-        if not seeds:
-            raise ValueError("there are no seeds; give at least one")
-        x_T = initial_noise(pipe, [int(seed) for seed in seeds], y.dtype).to(y.device)
+        x_T = initial_noise(pipe, [seeds] if isinstance(seeds, Integral) else seeds, y.dtype).to(y.device)
     n = max(len(y), len(x_T))
     if {len(y), len(x_T)} - {1, n}:
         raise ValueError(f"{len(y)} prompts and {len(x_T)} seeds do not pair up; give as many, or one of either")
@@ -170,12 +171,16 @@ def generate(
     return torch.cat(done)
 
 
-def check_prediction(pipe):
-    """A fresh DDIM scheduler with the pipeline's noise schedule. Raises ValueError unless the model predicts ε."""
+def check_sampling(pipe, steps, guidance=GUIDANCE, batch=BATCH) -> tuple[int, float, int]:
+    """The settings. Raises ValueError where nothing can be sampled with them, or for what `check_pipe` refuses."""
+    check_pipe(pipe)
+    steps = check_count("steps", steps, 1, pipe.scheduler.config.num_train_timesteps)
+    return steps, check_number("guidance", guidance), check_count("batch", batch)
+
+
+def timed_scheduler(pipe, steps: int, device) -> DDIMScheduler:
+    """A fresh DDIM scheduler with the pipeline's noise schedule and `steps` timesteps. Raises as `check_sampling`."""
+    steps, *_ = check_sampling(pipe, steps)
     scheduler = ddim_scheduler(pipe.scheduler.config)
-    if (kind := scheduler.config.prediction_type) != "epsilon":
-        raise ValueError(
-            f"this model's scheduler says prediction_type={kind!r}; the losses and the sampler here are for models "
-            "that predict ε ('epsilon'): choose such a model"
-        )
+    scheduler.set_timesteps(steps, device=device)
     return scheduler

@@ -7,18 +7,21 @@ noise ε and timesteps t at each step (Finding DoRI, as public notes describe it
     pictures = diffusion.generate(pipe, found.on(pipe), seeds=range(4))
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from tqdm.auto import tqdm
 
+from .checks import check_count, check_finite, check_positive, check_seed
 from .diffusion import alphas_cumprod, denoising_loss, draw, generator
 from .models import check_latents, check_same_model, conditions, embed, fingerprint
 
 STEPS, LR, BATCH = 50, 0.1, 8  # the paper's, from the notes
 SAMPLES = 8  # noisy latents in one pass through the U-Net: one target of Stable Diffusion on a small GPU
 STARTS = ("prompt", "random", "normal")
+STILL = 1e-6  # of an embedding's length: in fp32 a smaller move is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +42,12 @@ class Triggers:
         """y_adv [N, L, D] for use in `pipe` (or as they were after `step` steps).
 
         Raises ValueError in another model than the one that was attacked, unless `transfer`; the same model pruned, or
-        no longer pruned, is another one.
+        no longer pruned, is another one. So it does for steps that no snapshot was kept after.
         """
         check_same_model(pipe, self.model, "these triggers were", transfer)
+        if step is not None and step not in self.snapshots:
+            known = ", ".join(map(str, sorted(self.snapshots))) or "none"
+            raise ValueError(f"no snapshot was kept after step={step!r}; there are: {known}")
         return self.embeddings if step is None else self.snapshots[step]
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -56,7 +62,12 @@ class Triggers:
 
 
 def stored(tensors) -> Triggers:
-    """The triggers whose `tensors` were kept: `stored(run.tensors("attack", target, condition, start))`."""
+    """The triggers whose `tensors` were kept: `stored(run.tensors("attack", target, condition, start))`.
+
+    Raises ValueError for tensors that are not a trigger's.
+    """
+    if missing := {"embeddings", "start", "losses", "model"} - {*tensors}:
+        raise ValueError(f"these tensors are no triggers: {min(missing)} is missing; give what Triggers.tensors made")
     model = bytes(tensors["model"].tolist()).decode() or None
     return Triggers(tensors["embeddings"], tensors["start"], tensors["losses"], {}, model)
 
@@ -96,11 +107,17 @@ def find_triggers(
     state are fp32 or wider; an fp16 U-Net runs under autocast, its loss scaled (the notes advise fp32; fp16 was not
     tried on a GPU here). Mean reduction, all tokens free and no constraint are our choices; the notes name none.
 
+    Warns if an embedding does not move: by less than a millionth of its length.
+
     Raises ValueError for latents or embeddings of a wrong shape or not finite, for impossible settings and for a
-    model that does not predict ε; FloatingPointError when a loss is no longer finite.
+    model that does not predict ε; FloatingPointError at the first step whose loss or embedding is not finite.
     """
-    snapshots = list(snapshots)
-    check(pipe, latents, steps, lr, batch, snapshots, radius)
+    check_latents(pipe, latents)
+    if not len(latents):
+        raise ValueError("there are no targets; give the latents of at least one picture")
+    steps, batch, samples = check_count("steps", steps), check_count("batch", batch), check_count("samples", samples)
+    lr, radius = check_positive("lr", lr), None if radius is None else check_positive("radius", radius)
+    snapshots, seed = [check_count("a snapshot", after, 0, steps) for after in snapshots], check_seed(seed)
     n, dtype = len(latents), torch.promote_types(pipe.unet.dtype, torch.float32)
     streams = [str(k) for k in (range(n) if streams is None else streams)]
     if len(streams) != n:
@@ -131,13 +148,27 @@ def find_triggers(
             optimizer.step()
             if radius is not None:
                 project(y, origin, radius)
+            check_step(step, streams, losses[-1], y)
             bar.update()
-    losses = torch.stack(losses, 1)
-    if not (torch.isfinite(losses).all() and torch.isfinite(y).all()):
-        raise FloatingPointError("the attack's loss is not finite; use a lower lr, or a U-Net in fp32")
     y = y.detach()
     kept |= {step: y.clone() for step in snapshots if step == steps}
-    return Triggers(y, origin, losses, kept, fingerprint(pipe))
+    found = Triggers(y, origin, torch.stack(losses, 1), kept, fingerprint(pipe))
+    moved = found.displacement / origin.flatten(1).norm(dim=1).clamp(min=torch.finfo(y.dtype).tiny)
+    if (least := moved.min()) < STILL:
+        what = f"the attack moved the embedding of target {streams[moved.argmin()]} by {least:.0e} of its length"
+        warnings.warn(f"{what}, which is nothing: raise lr or radius, or let other positions move", stacklevel=3)
+    return found
+
+
+def check_step(step: int, streams, losses, y) -> None:
+    """Raise FloatingPointError, naming step and target, unless this step's loss and what it made of y are finite."""
+    with torch.no_grad():
+        bad = ~(losses.isfinite() & y.flatten(1).isfinite().all(1))
+    if bad.any():
+        target = streams[bad.nonzero()[0].item()]
+        raise FloatingPointError(
+            f"the attack's loss is not finite in step {step}, for target {target}; use a lower lr, or a U-Net in fp32"
+        )
 
 
 def starts(pipe, prompts, start: str, seed: int, streams, dtype) -> torch.Tensor:
@@ -149,8 +180,7 @@ def starts(pipe, prompts, start: str, seed: int, streams, dtype) -> torch.Tensor
     n = len(streams)
     if isinstance(prompts, torch.Tensor):
         y = embed(pipe, prompts).detach().to(pipe.unet.device, dtype)
-        if not torch.isfinite(y).all():
-            raise ValueError("the starting embeddings hold NaN or infinite values")
+        check_finite(y, "starting embedding")
     else:
         # The empty caption's embedding stands for the scale of all: the encoder's last layer norm fixes it.
         y = (embed(pipe, "") if prompts is None else conditions(pipe, prompts)).to(pipe.unet.device, dtype)
@@ -167,9 +197,12 @@ def free_positions(y: torch.Tensor, positions) -> torch.Tensor | None:
     """1 for tokens that may move and 0 for others, [L, 1]; None if all may."""
     if positions is None:
         return None
-    length, positions = y.shape[1], list(positions)
-    if not positions or any(not isinstance(p, int) or not 0 <= p < length for p in positions):
-        raise ValueError(f"positions are tokens from 0 to {length - 1}, at least one; got {positions}")
+    length = y.shape[1]
+    if not hasattr(positions, "__iter__"):
+        raise ValueError(f"positions={positions!r} must be a list of tokens, from 0 to {length - 1}")
+    positions = [check_count("a position", position, 0, length - 1) for position in positions]
+    if not positions:
+        raise ValueError(f"there are no positions; give at least one from 0 to {length - 1}, or None for all")
     free = torch.zeros(length, 1, dtype=y.dtype, device=y.device)
     free[positions] = 1
     return free
@@ -183,21 +216,10 @@ def project(y, start, radius: float) -> None:
     y.copy_(start + move * (radius / norm).clamp(max=1)[:, None, None])
 
 
-def check(pipe, latents, steps, lr, batch, snapshots, radius) -> None:
-    check_latents(pipe, latents)
-    if not len(latents):
-        raise ValueError("there are no targets; give the latents of at least one picture")
-    for name, value in (("steps", steps), ("batch", batch)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a count; give a whole number from 1 on")
-    if not lr > 0 or (radius is not None and not radius > 0):  # NaN is not above 0 either
-        raise ValueError(f"lr and radius must be above 0; got lr={lr}, radius={radius}")
-    if wrong := [s for s in snapshots if not 0 <= s <= steps]:
-        raise ValueError(f"there is no snapshot after {wrong[0]} of {steps} steps; choose 0 to {steps}")
-
-
 def check_band(band, total: int) -> tuple[int, int]:
-    ends = (0, total) if band is None else tuple(band)
-    if len(ends) != 2 or not all(isinstance(end, int) for end in ends) or not 0 <= ends[0] < ends[1] <= total:
-        raise ValueError(f"band is whole numbers (low, high) with 0 ≤ low < high ≤ {total}; got {band}")
-    return ends
+    if band is None:
+        return 0, total
+    if not hasattr(band, "__len__") or len(band) != 2:
+        raise ValueError(f"band={band!r} must be two whole numbers (low, high), the first and one past the last t")
+    low = check_count("band's low end", band[0], 0, total - 1)
+    return low, check_count("band's high end", band[1], low + 1, total)

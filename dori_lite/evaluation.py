@@ -16,6 +16,7 @@ a `World` what an experiment needs beside them. The unit of every table is the t
     disagree                 share of pictures on which the detectors are not of one mind
     diversity                mean pairwise RMS difference between seeds (NaN for a single seed)
     alignment                mean of `alignment(images, target)`, if given
+    alignment chance         the same pictures' alignment with the table's other captions: the floor (`tabulate` alone)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import copies, masks, metrics
+from .checks import check_captions, check_count, check_pictures, check_seeds
 from .diffusion import BATCH, GUIDANCE, STEPS, generate
 from .dori import Triggers, find_triggers
 from .models import encode
@@ -32,12 +34,20 @@ from .models import encode
 
 @dataclass(frozen=True)
 class Target:
-    """A picture that a model may hold: its `caption` and the `image` itself, [3, H, W] in [0, 1]."""
+    """A picture that a model may hold: its `caption` and the `image` itself, [3, H, W] in [0, 1], else ValueError."""
 
     name: str
     caption: str
     image: torch.Tensor
     labels: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not isinstance(self.caption, str):
+            raise ValueError(f"target {self.name!r}: name and caption must be text, not {self.caption!r}; give both")
+        if not isinstance(self.image, torch.Tensor) or self.image.ndim != 3:
+            got = f"{type(self.image).__name__} {[*getattr(self.image, 'shape', ())]}"
+            raise ValueError(f"target {self.name!r}: its image is a {got}; give a tensor [3, H, W] in [0, 1]")
+        check_pictures(self.image[None], f"target {self.name!r}: pictures")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,24 +113,16 @@ class Found(NamedTuple):
 
 
 def ask(
-    pipe,
-    targets: Sequence[Target],
-    *,
-    seeds: Sequence[int],
-    prompts=None,
-    guidance: float = GUIDANCE,
-    steps: int = STEPS,
-    batch: int = BATCH,
+    pipe, targets, *, seeds: Sequence[int], prompts=None, guidance: float = GUIDANCE, steps: int = STEPS, batch=BATCH
 ) -> torch.Tensor:
     """Sample every target under every seed: pictures [targets, seeds, 3, H, W] in [0, 1], on the CPU.
 
     `prompts` (captions or embeddings [targets, L, D]) take the place of the targets' captions. Raises ValueError when
-    there are no targets or no seeds, or not one prompt for each target.
+    there are no targets, no seeds or one of them twice, or not one prompt for each target.
     """
     check_targets(targets)
     prompts = [t.caption for t in targets] if prompts is None else prompts
-    if not isinstance(prompts, torch.Tensor):
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = prompts if isinstance(prompts, torch.Tensor) else check_captions(prompts)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts for {len(targets)} targets; give one for each")
     return grid(pipe, prompts, seeds, guidance=guidance, steps=steps, batch=batch)
@@ -128,13 +130,14 @@ def ask(
 
 def grid(pipe, prompts, seeds, **sampling) -> torch.Tensor:
     """Every prompt (captions, or embeddings [N, L, D]) under every seed: [N, seeds, 3, H, W], on the CPU."""
-    seeds = list(seeds)
-    if not seeds:
-        raise ValueError("there are no seeds; give at least one")
-    if isinstance(prompts, torch.Tensor):
+    seeds = metrics.check_distinct(seeds)
+    prompts = prompts if isinstance(prompts, torch.Tensor) else check_captions(prompts)
+    if isinstance(prompts, list):
+        each = [prompt for prompt in prompts for _ in seeds]
+    elif prompts.ndim == 3:
         each = prompts.repeat_interleave(len(seeds), 0)
     else:
-        each = [prompt for prompt in prompts for _ in seeds]
+        raise ValueError(f"embeddings have shape {[*prompts.shape]}; give [N, L, D]")
     images = generate(pipe, each, seeds=seeds * len(prompts), **sampling)
     return images.unflatten(0, (len(prompts), len(seeds))).cpu()
 
@@ -142,16 +145,12 @@ def grid(pipe, prompts, seeds, **sampling) -> torch.Tensor:
 def judge(images: torch.Tensor, target: Target, detectors: Sequence[copies.Detector], alignment=None) -> dict:
     """What the detectors say of `images` [seeds, 3, H, W] that were drawn for `target`: one row of the table.
 
-    Raises ValueError for pictures that are not finite or not of the target's size, for no detectors or two of one
-    name, and for scores of a wrong shape.
+    Raises ValueError for other pictures, no detectors or two of one name, and scores or an alignment of a wrong shape.
     """
-    if images.ndim != 4 or not len(images) or images.shape[1:] != target.image.shape:
-        size = ", ".join(map(str, target.image.shape))
-        raise ValueError(f"images have shape {[*images.shape]}; give [seeds, {size}] for {target.name}")
-    if not torch.isfinite(images).all():
-        raise ValueError("images hold NaN or infinite values: the model that drew them is broken")
-    if not detectors or len({d.name for d in detectors}) < len(detectors):
-        raise ValueError("give at least one detector, each with a name of its own")
+    detectors = copies.check_detectors(detectors)
+    check_pictures(images, f"pictures for {target.name}")
+    if images.shape[1:] != target.image.shape:
+        raise ValueError(f"pictures for {target.name} are {[*images.shape[1:]]}; give {[*target.image.shape]}")
     row, goals = {**target.labels, "pictures": len(images)}, target.image.to(images).expand_as(images)
     opinions = []
     for detector in detectors:
@@ -164,26 +163,35 @@ def judge(images: torch.Tensor, target: Target, detectors: Sequence[copies.Detec
     row["disagree"] = (said.any(0) & ~said.all(0)).float().mean().item()
     row["diversity"] = metrics.diversity(images) if len(images) > 1 else float("nan")
     if alignment is not None:
-        row["alignment"] = alignment(images, target).float().mean().item()
+        row["alignment"] = metrics.mean_alignment(alignment, images, target)
     return row
 
 
 def tabulate(images: torch.Tensor, targets: Sequence[Target], detectors, alignment=None):
     """`judge` the pictures [targets, seeds, 3, H, W]: a `pandas.DataFrame`, one row a target.
 
-    Raises ValueError for pictures that are not of the targets' number, and as `judge` does.
+    `alignment chance` is a mean over all targets with another caption (NaN where there is none). Raises ValueError for
+    pictures that are not of the targets' number, and as `judge` does.
     """
     import pandas as pd
 
     check_targets(targets)
-    if images.ndim != 5 or len(images) != len(targets):
-        raise ValueError(f"images have shape {[*images.shape]}; give [{len(targets)} targets, seeds, 3, H, W]")
-    pairs = zip(images, targets, strict=True)
-    return pd.DataFrame([{"target": t.name, **judge(shots, t, detectors, alignment)} for shots, t in pairs])
+    detectors = copies.check_detectors(detectors)
+    if getattr(images, "ndim", 0) != 5 or len(images) != len(targets):
+        got = [*getattr(images, "shape", ())]
+        raise ValueError(f"images have shape {got}; give [{len(targets)} targets, seeds, 3, H, W]")
+    rows = []
+    for shots, target in zip(images, targets, strict=True):
+        rows.append({"target": target.name, **judge(shots, target, detectors, alignment)})
+        if alignment is not None:
+            floor = [metrics.mean_alignment(alignment, shots, t) for t in targets if t.caption != target.caption]
+            rows[-1]["alignment chance"] = sum(floor) / len(floor) if floor else float("nan")
+    return pd.DataFrame(rows)
 
 
 def score(pipe, targets, *, detectors, alignment=None, **options):
     """`tabulate` what `ask` samples; `options` are `ask`'s. The one table, one row a target."""
+    detectors = copies.check_detectors(detectors)  # before anything is sampled
     return tabulate(ask(pipe, targets, **options), targets, detectors, alignment)
 
 
@@ -207,8 +215,11 @@ def attack(
     of `at`) what the first seed gives. `start` and `options` are `dori.find_triggers`'s; the attack's draws
     belong to (`seed`, target's name). Raises ValueError for nothing to look `at`, and as these functions do.
     """
-    if not (at := sorted(set(at))):
+    if not (at := sorted({check_count("at: steps", step, 0) for step in at})):
         raise ValueError("there is nothing to look at; give one or more numbers of steps, such as at=[0, 50]")
+    if strange := [step for step in pictures if step not in at]:
+        raise ValueError(f"pictures of {strange[0]!r} steps cannot be kept; give some of at={at}")
+    seeds, detectors = metrics.check_distinct(seeds), copies.check_detectors(detectors)
     options = {**options, "steps": max(at[-1], 1), "snapshots": at}
     with condition as pipe:
         latents = encode(pipe, target.image[None])
@@ -225,21 +236,16 @@ def attack(
 
 
 def look(
-    world: World,
-    condition: Condition,
-    target: Target,
-    prompts,
-    *,
-    seeds: Sequence[int],
-    detectors: Sequence[copies.Detector],
-    transfer: bool = False,
+    world: World, condition: Condition, target: Target, prompts, *, seeds, detectors, transfer: bool = False
 ) -> dict:
     """Ask a condition under other `prompts` than the caption, and `judge`: one row.
 
     `prompts` are one embedding [L, D] or [1, L, D] for all seeds, one for each [seeds, L, D], a caption, or `Triggers`
-    of one target, which are refused in another model than the attacked one unless `transfer`.
+    of one target, which are refused in another model than the attacked one unless `transfer`. Raises ValueError as
+    `ask` and `judge` do; a seed may come twice where each has an embedding of its own.
     """
-    seeds = list(seeds)
+    several = isinstance(prompts, torch.Tensor) and prompts.ndim == 3 and len(prompts) > 1
+    seeds, detectors = (check_seeds if several else metrics.check_distinct)(seeds), copies.check_detectors(detectors)
     with condition as pipe:
         if isinstance(prompts, Triggers):
             prompts = prompts.on(pipe, transfer=transfer)

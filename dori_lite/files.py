@@ -8,6 +8,9 @@ import hashlib
 import json
 import math
 import os
+import re
+import shutil
+import uuid
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +32,60 @@ def whole(path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(target):
+    """A place to write beside the folder `target`, which takes its place when the body ends without an exception.
+
+    The old folder is moved aside, and removed only when the new one stands: stopped anywhere, one of the two is there,
+    and the next call, or `restore`, puts the old one back.
+    """
+    target = Path(target)
+    partial, old = beside(target)
+    restore(target)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():
+            os.replace(target, old)
+        os.replace(partial, target)
+    finally:
+        restore(target)
+
+
+def restore(target: Path) -> None:
+    """Undo a `whole_folder` that was killed: the old folder goes back where it was, what was half written goes away."""
+    partial, old = beside(target)
+    if old.exists() and not target.exists():  # killed between the two renamings
+        os.replace(old, target)
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def beside(target: Path) -> tuple[Path, Path]:
+    return target.with_name(f"{target.name}.partial"), target.with_name(f"{target.name}.old")
+
+
+def check_writable(folder) -> Path:
+    """`folder`, which is made if need be; OSError in one line, before hours are spent, where nothing can be written."""
+    folder = Path(folder)
+    probe = folder / f".{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = "a file is in the way" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise type(error)(f"nothing can be written to the folder {folder} ({reason}); name another one") from None
+    return folder
+
+
+def check_name(what: str, name) -> str:
+    """`name` if it can be a file's or a folder's; ValueError otherwise."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"{what} {name!r} does not fit; give letters, digits, and _ . - after the first")
+    return name
 
 
 def sha256(path) -> str:

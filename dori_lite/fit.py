@@ -23,20 +23,18 @@ very same weights.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
-from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from . import files
+from .checkpoints import CHECKPOINT, kinds_of, resume, save
+from .ranges import check_count, check_number
 
-CHECKPOINT = "checkpoint.safetensors"
 SCHEDULES = ("one-cycle", "constant")
 
 
@@ -99,21 +97,24 @@ def training(
     the weights come from, such as a foundation's hash. `stop_at` ends after so many steps, with a checkpoint, as
     an interruption would.
 
-    Raises ValueError for an unknown `schedule`, an `ema_decay` that is not between 0 and 1, a `state` that holds
-    something else than tensors or whose names, shapes or dtypes change, or a checkpoint of other settings;
+    Raises ValueError for an unknown `schedule`, a number out of its range, a `task` without parameters to train, a
+    `state` that holds something else than tensors or whose names, shapes or dtypes change, a batch or losses of another
+    kind, and a checkpoint that is damaged or of other settings; OSError when `folder` cannot be written to;
     FloatingPointError when the loss is no longer finite. An error in a step or in `batch` leaves the last checkpoint.
     """
+    check_options(steps, lr, weight_decay, clip, warmup, stop_at)
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}: choose one of {', '.join(SCHEDULES)}")
     if ema_decay is not None and not 0 < ema_decay < 1:
         raise ValueError(f"ema_decay is {ema_decay}: give a number between 0 and 1, or None for no EMA")
     state = {} if state is None else state
     kinds = kinds_of(state)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    trained = [p for p in task.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("nothing would be trained: no parameter of the task has requires_grad; set it where it should")
+    folder = files.check_writable(folder)
     set_seed(0)  # only for what a module might draw by itself; the recipes' batches do not need it
     accelerator = Accelerator(mixed_precision=autocast_precision(), cpu=not torch.cuda.is_available())
-    trained = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr, betas=betas, weight_decay=weight_decay)
     rates = new_schedule(schedule, optimizer, lr, steps, warmup)
     ema = EMAModel(trained, decay=ema_decay) if ema_decay else None
@@ -138,9 +139,10 @@ def training(
         if start:
             yield start - 1, numbers["last"]
         for step in range(start, end):
-            share = {key: value[rank::world].to(accelerator.device) for key, value in batch(step).items()}
+            whole = check_batch(batch(step), f"{label}: batch({step})")
+            share = {key: value[rank::world].to(accelerator.device) for key, value in whole.items()}
             optimizer.zero_grad()  # what the loop's body or `batch` left in the gradients
-            losses = model(**share)
+            losses = check_losses(model(**share), f"{label}: the losses of step {step}")
             accelerator.backward(losses["loss"])
             accelerator.clip_grad_norm_(trained, clip)
             optimizer.step()
@@ -178,56 +180,46 @@ def training(
     return {"steps": end, "seconds": round(seconds, 1), "losses": losses, "main": main}
 
 
+def check_options(steps, lr, weight_decay, clip, warmup, stop_at) -> None:
+    """Raise ValueError for a number that trains nothing, or anything but what was meant."""
+    check_count("steps", steps)
+    if not check_number("lr", lr, 0):
+        raise ValueError("lr=0 trains nothing; give a rate above 0")
+    for name, value, most in (
+        ("weight_decay", weight_decay, math.inf),
+        ("clip", clip, math.inf),
+        ("warmup", warmup, 1),
+    ):
+        check_number(name, value, 0, most)
+    if stop_at is not None:
+        check_count("stop_at", stop_at, 0)
+
+
+def check_batch(batch, what: str) -> dict:
+    """`batch` if it is a dict of tensors with a first axis."""
+    if not isinstance(batch, Mapping) or not batch:
+        raise ValueError(f"{what} is {batch!r:.40}; return a dict of tensors, whose first axis is the sample")
+    for key, value in batch.items():
+        if not isinstance(value, torch.Tensor) or not value.ndim:
+            raise ValueError(f"{what} has {value!r:.40} as {key!r}; make it a tensor, whose first axis is the sample")
+    return batch
+
+
+def is_number(value) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == 1
+
+
+def check_losses(losses, what: str) -> dict:
+    """`losses` if they are a dict of numbers, in tensors, with a "loss" that gradients can be taken of."""
+    if not isinstance(losses, Mapping) or not all(is_number(value) for value in losses.values()):
+        raise ValueError(f"{what} are no dict of tensors with one number each; return that from the task's forward")
+    if not getattr(losses.get("loss"), "requires_grad", False):
+        raise ValueError(f'{what} have no "loss" that depends on the weights; return one from the task\'s forward')
+    return losses
+
+
 def new_schedule(name: str, optimizer, lr: float, steps: int, warmup: float):
     """The learning rate as a function of the step: torch's scheduler called `name`, one of SCHEDULES."""
     if name == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=warmup, cycle_momentum=False)
-
-
-def kinds_of(state: dict) -> dict[str, str]:
-    """Dtype and shape of each tensor, as text for settings and errors. ValueError for what is no tensor."""
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"state[{name!r}] is a {type(value).__name__}: make it a tensor, to go into checkpoints")
-    return {name: f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" for name, value in state.items()}
-
-
-def save(path: Path, numbers: dict, trained, optimizer, rates, ema, state: dict) -> None:
-    """Write everything that resuming needs to one file, which appears whole or not at all."""
-    tensors = {f"weight.{i}": p.detach() for i, p in enumerate(trained)}
-    for i, p in enumerate(trained):
-        tensors |= {f"adam.{i}.{key}": value for key, value in optimizer.state[p].items()}
-    tensors |= {f"ema.{i}": p for i, p in enumerate(ema.shadow_params if ema else ())}
-    tensors |= {f"state.{name}": value for name, value in state.items()}
-    rates = {key: value for key, value in rates.state_dict().items() if isinstance(value, int | float | list)}
-    numbers = numbers | {"schedule": rates} | ({"ema_step": ema.optimization_step} if ema else {})
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in numbers.items()}
-    with files.whole(path) as partial:
-        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, partial, texts)
-
-
-def resume(path: Path, settings: str, trained, optimizer, rates, ema, state: dict) -> dict:
-    """Put the checkpoint at `path`, if there is one, in place; the numbers it holds, or nothing."""
-    if not path.exists():
-        return {}
-    with safe_open(path, "pt") as file:
-        texts = file.metadata()
-        if texts["settings"] != settings:
-            raise ValueError(f"{path} was made with other settings: remove it, or choose another folder")
-        with torch.no_grad():
-            for i, p in enumerate(trained):
-                p.copy_(file.get_tensor(f"weight.{i}"))
-                if ema:
-                    ema.shadow_params[i].copy_(file.get_tensor(f"ema.{i}"))
-                adam = {key: file.get_tensor(f"adam.{i}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-                optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in adam.items()}
-            for name, value in state.items():
-                value.copy_(file.get_tensor(f"state.{name}"))
-    numbers = {key: json.loads(text) for key, text in texts.items() if key != "settings"}
-    rates.load_state_dict(numbers.pop("schedule"))
-    for group, rate in zip(optimizer.param_groups, rates.get_last_lr(), strict=True):
-        group["lr"] = rate
-    if ema:
-        ema.optimization_step = numbers.pop("ema_step")
-    return {"last": numbers["losses"]} | numbers  # older checkpoints know the means alone

@@ -5,13 +5,16 @@
     seen["mid_block"]  # its output at each call
 
 `network` is any `torch.nn.Module`, for instance `pipe.unet`, and is not changed: hooks go away on every way
-out, an exception among them. Contexts nest: an inner one sees what an outer one made of an output.
+out, an exception among them. Contexts nest: an inner one sees what an outer one made of an output. A module that
+is there but does nothing, as under fused attention, is refused.
 """
 
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 
 import torch
+
+from .checks import check_live
 
 
 @contextmanager
@@ -84,9 +87,12 @@ def restore(module, before):
 
 
 def modules(network: torch.nn.Module, names) -> dict[str, torch.nn.Module]:
-    """The modules called `names`. Raises ValueError, naming the nearest, for one there is none of."""
-    known, found = dict(network.named_modules()), {}
-    for name in [names] if isinstance(names, str) else names:
+    """The modules called `names`. Raises ValueError for one there is none of, naming the nearest, or that is dead."""
+    if not isinstance(network, torch.nn.Module):
+        raise ValueError(f"a {type(network).__name__} is no network; give a torch.nn.Module, such as pipe.unet")
+    known, found, names = dict(network.named_modules()), {}, [names] if isinstance(names, str) else [*names]
+    check_live(network, {name: known[name] for name in names if name in known})
+    for name in names:
         if name not in known:
             near = ", ".join(get_close_matches(name, known, 3)) or "none with a similar name"
             raise ValueError(f"the network has no module {name!r}; there are: {near}")

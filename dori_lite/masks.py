@@ -8,6 +8,7 @@ On leaving the `with`, every weight is what it was, bit for bit.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from . import files
+from .checks import check_count, check_pipe, check_seed, check_unet, check_weights
 from .hooks import modules
 from .models import check_same_model, fingerprint
 
@@ -29,7 +31,7 @@ class WeightMask:
     `a | b` prunes what either does, `a & b` what both do; a layer that one of them lacks counts as unpruned.
     Names are those of the U-Net (`models.value_layers`, `models.mlp_layers`). `model` is the `fingerprint` of the
     model it was found in; a mask without one fits any. `about` is what the localiser says of it, kept with it.
-    Raises ValueError for a tensor that is not boolean or has fewer than two axes.
+    Raises ValueError for a tensor that is not boolean or has fewer than two axes, and for what no file could keep.
     """
 
     layers: Mapping[str, torch.Tensor]
@@ -37,6 +39,14 @@ class WeightMask:
     about: Mapping = field(default_factory=dict)
 
     def __post_init__(self):
+        if not isinstance(self.layers, Mapping) or not all(isinstance(name, str) for name in self.layers):
+            raise ValueError("layers must be a dict {layer name: boolean tensor}; see masks.of_neurons")
+        if not (self.model is None or isinstance(self.model, str)) or not isinstance(self.about, Mapping):
+            raise ValueError("model must be the fingerprint of one, or None, and about a dict of what is said of it")
+        try:
+            json.dumps(files.plain(self.about))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"about must be what JSON can hold: {' '.join(str(error).split())}") from None
         for name, where in self.layers.items():
             if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.ndim < 2:
                 raise ValueError(f"the mask of {name} must be a boolean tensor of its weight's shape")
@@ -86,7 +96,7 @@ class WeightMask:
             with safe_open(path, "pt") as file:
                 kept = json.loads((file.metadata() or {}).get("mask", "{}"))
                 return cls({name: file.get_tensor(name) for name in file.keys()}, **kept)  # noqa: SIM118
-        except SafetensorError as error:
+        except (SafetensorError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a mask that WeightMask.save wrote") from error
 
 
@@ -110,10 +120,16 @@ def empty(network: torch.nn.Module, names) -> WeightMask:
 
 
 def weights(network: torch.nn.Module, names) -> dict[str, torch.nn.Parameter]:
-    """The weights of the layers `names`. Raises ValueError for an unknown layer or one without a weight."""
+    """The weights of the layers `names`. Raises ValueError for an unknown layer, one without a weight, or a dead one.
+
+    What `checks.check_unet` refuses is refused here too: `network` is a U-Net.
+    """
+    check_unet(network)
     found = modules(network, names)
-    if bare := [name for name, layer in found.items() if not isinstance(getattr(layer, "weight", None), torch.Tensor)]:
-        raise ValueError(f"{bare[0]} has no weight of its own to prune; name a layer inside it")
+    for name, layer in found.items():
+        if not isinstance(layer._parameters.get("weight"), torch.Tensor):
+            raise ValueError(f"{name} has no weight of its own to prune; name a layer inside it")
+        check_weights(layer._parameters, name, "network")
     return {name: layer.weight for name, layer in found.items()}
 
 
@@ -124,9 +140,9 @@ def of_neurons(network: torch.nn.Module, neurons: Mapping) -> WeightMask:
     """
     mask = empty(network, neurons)
     for name, rows in neurons.items():
-        size, rows = len(mask.layers[name]), [int(row) for row in rows]
-        if wrong := [row for row in rows if not 0 <= row < size]:
-            raise ValueError(f"{name} has no neuron {wrong[0]}; it has {size}, counted from 0")
+        size, rows = len(mask.layers[name]), [*(rows.tolist() if hasattr(rows, "tolist") else rows)]
+        for row in rows:
+            check_count(f"a neuron of {name}", row, 0, size - 1)
         mask.layers[name][rows] = True
     return mask
 
@@ -137,7 +153,7 @@ def random_like(mask: WeightMask, seed: int, *, rows: bool = False) -> WeightMas
     `rows=True` draws whole neurons, for a mask of whole neurons. Raises ValueError if `mask` is not one.
     """
     layers = {}
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(check_seed(seed))
     for name, where in mask.layers.items():
         flat = where.flatten(1)
         if rows and not torch.equal(flat.any(1), flat.all(1)):
@@ -154,9 +170,14 @@ def pruned(pipe, mask: WeightMask | None, *, transfer: bool = False):
     """`pipe` with the mask's weights at zero while the body runs; yields the pipeline.
 
     On leaving, also by an exception, the weights come back bit for bit; those outside the mask are never touched.
-    None, or a mask of nothing, prunes nothing. Contexts nest. Raises ValueError for a mask that was found in another
-    model, unless `transfer`, for a layer that the U-Net has not or a mask of another shape, before anything changes.
+    None, or a mask of nothing, prunes nothing. Contexts nest. If the U-Net's precision is changed inside, they come
+    back in the new one, with a warning; on another device they are the same. Raises ValueError for a mask that was
+    found in another model, unless `transfer`, for a layer that the U-Net has not, a mask of another shape, or a
+    pipeline that `checks.check_pipe` refuses, before anything changes.
     """
+    check_pipe(pipe)
+    if not isinstance(mask, WeightMask | None):
+        raise ValueError(f"a {type(mask).__name__} is no mask; give a WeightMask, such as masks.of_neurons makes")
     wanted = {} if mask is None else dict(mask.layers)
     layers = weights(pipe.unet, wanted)
     for name, weight in layers.items():
@@ -179,7 +200,11 @@ def pruned(pipe, mask: WeightMask | None, *, transfer: bool = False):
     finally:
         with torch.no_grad():
             for name, (where, values) in saved.items():
-                layers[name][where] = values
+                weight = pipe.unet.get_submodule(name).weight  # as it is now: it may have been converted or moved
+                weight[where.to(weight.device)] = values.to(weight)
+        if saved and weight.dtype != values.dtype:
+            cure = "the pruned weights came back in its precision; convert before or after"
+            warnings.warn(f"the U-Net became {str(weight.dtype)[6:]} inside `pruned`: {cure}", stacklevel=3)
         pipe.unet.__dict__.pop("unpruned", None)
         if before:
             pipe.unet.unpruned = before

@@ -3,10 +3,13 @@
     rates = memorization_rate(scores, threshold=0.7)  # scores [captions, seeds]
     distance, spread = kid(true, generated, features)
 
-Pictures are tensors [B, 3, H, W] in [0, 1].
+    floor = alignment_chance(images, prompts)  # beside `alignment_text_image(images, prompts)`
+
+Pictures are tensors [B, 3, H, W] in [0, 1]; all raise ValueError for others.
 """
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -15,7 +18,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from transformers import AutoTokenizer, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .copies import ssim
+from .checks import check_captions, check_count, check_number, check_pictures, check_seed, check_seeds
+from .copies import check_given, ssim
 
 CLIP = "openai/clip-vit-base-patch32"  # NeMo's; its cosines are not comparable with another CLIP's
 
@@ -27,13 +31,16 @@ def memorization_rate(scores, threshold: float) -> dict:
     three conventions are returned, each as {"count", "n", "rate"}: `per picture`, `per caption, max
     over seeds`, `per caption, mean over seeds`. Quote the one you use by name.
 
-    Raises ValueError for a wrong shape or NaN.
+    Raises ValueError for a wrong shape, NaN, truth values, or a threshold that is not a finite number.
     """
-    scores = torch.as_tensor(scores)
+    threshold, scores = check_number("threshold", threshold), torch.as_tensor(scores)
+    if scores.dtype == torch.bool:
+        raise ValueError("scores are truth values; give the detector's scores, before any threshold")
+    scores = scores if scores.is_floating_point() else scores.double()
     if scores.ndim != 2 or not scores.numel():
         raise ValueError(f"scores have shape {list(scores.shape)}; give [captions, seeds], one of each at least")
     if not torch.isfinite(scores).all():
-        raise ValueError("scores hold NaN or infinite values")
+        raise ValueError("scores hold NaN or infinite values; leave those captions out")
     ways = {
         "per picture": scores.flatten(),
         "per caption, max over seeds": scores.amax(1),
@@ -41,6 +48,14 @@ def memorization_rate(scores, threshold: float) -> dict:
     }
     counts = {name: (int((values >= threshold).sum()), len(values)) for name, values in ways.items()}
     return {name: {"count": count, "n": n, "rate": count / n} for name, (count, n) in counts.items()}
+
+
+def check_distinct(seeds) -> list[int]:
+    """The seeds of one caption's pictures, each once: a rate would count a picture twice. Raises ValueError."""
+    seeds = check_seeds(seeds)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"a seed comes twice in {seeds}, and its picture would count twice; give different ones")
+    return seeds
 
 
 @torch.no_grad()
@@ -51,15 +66,15 @@ def alignment_text_image(images: torch.Tensor, prompts, model: str = CLIP, batch
     be square, are resized to CLIP's size without rounding; longer captions are cut to CLIP's length.
     CLIP knows photographs: on the reef's tiny pictures read differences, not levels.
 
+    A picture of one grey can reach what a right picture does: read it beside `alignment_chance`.
+
     Raises ValueError for a wrong shape or unequal lengths, OSError if the model cannot be had.
     """
-    prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or not len(images):
-        raise ValueError(f"images have shape {list(images.shape)}; give square pictures [B, 3, H, H]")
-    if len(prompts) != len(images):
-        raise ValueError(
-            f"{len(images)} pictures and {len(prompts)} captions do not pair up; give as many, or one caption"
-        )
+    check_pictures(images)
+    check_count("batch", batch)
+    prompts = captions_of(prompts, len(images))
+    if images.shape[2] != images.shape[3]:
+        raise ValueError(f"images have shape {[*images.shape]}; give square pictures [B, 3, H, H]")
     tokenizer, network = clip(str(model))
     network.to(images.device)
     longest, size = network.config.text_config.max_position_embeddings, network.config.vision_config.image_size
@@ -73,6 +88,38 @@ def alignment_text_image(images: torch.Tensor, prompts, model: str = CLIP, batch
         found = network(input_ids=text.input_ids, attention_mask=text.attention_mask, pixel_values=pixels)
         cosines.append(F.cosine_similarity(found.image_embeds, found.text_embeds))
     return torch.cat(cosines)
+
+
+def alignment_chance(images: torch.Tensor, prompts, score: Callable = alignment_text_image) -> torch.Tensor:
+    """The floor of an alignment: each picture's mean `score` under the *other* pictures' captions, [B, 3, H, W] → [B].
+
+    `prompts` are B captions, `score(images, captions)` gives [B] and is asked B − 1 times. Captions equal to a
+    picture's own are left out. Raises ValueError unless every picture has another caption than its own.
+    """
+    check_pictures(images)
+    prompts = captions_of(prompts, len(images))
+    found, others = torch.zeros(len(images), dtype=torch.float64), torch.zeros(len(images))
+    if len(set(prompts)) < 2:
+        raise ValueError("chance asks for other captions than a picture's own; give two or more that differ")
+    for shift in range(1, len(images)):
+        strange = prompts[shift:] + prompts[:shift]
+        differ = torch.tensor([one != other for one, other in zip(prompts, strange, strict=True)])
+        scores = check_given(score(images, strange), (len(images),), "alignment")
+        found, others = found + scores.cpu().double() * differ, others + differ
+    return (found / others).float()
+
+
+def mean_alignment(alignment: Callable, images: torch.Tensor, target) -> float:
+    """The mean over pictures of what `alignment(images, target)` says, [B] numbers. Raises ValueError for others."""
+    return check_given(alignment(images, target), (len(images),), "alignment").float().mean().item()
+
+
+def captions_of(prompts, count: int) -> list[str]:
+    """`count` captions: those given, or the one given as often."""
+    prompts = [prompts] * count if isinstance(prompts, str) else check_captions(prompts)
+    if len(prompts) != count:
+        raise ValueError(f"{count} pictures and {len(prompts)} captions do not pair up; give as many, or one caption")
+    return prompts
 
 
 @lru_cache(maxsize=1)
@@ -104,21 +151,19 @@ def kid(
     of either set, half of the smaller one by default, are drawn for each of `subsets`; `seed` fixes the
     draws, and the caller's random state is left alone.
 
-    Raises ValueError for too few pictures or features of a wrong shape.
+    Raises ValueError for too few pictures, features of a wrong shape, or counts and a seed that do not fit.
     """
+    check_pictures(real, "real pictures", least=4)
+    check_pictures(generated, "generated pictures", least=4)
     fewest = min(len(real), len(generated))
-    if fewest < 4:
-        raise ValueError(f"KID compares sets: give at least 4 pictures of either kind; there are {fewest}")
-    subset_size = fewest // 2 if subset_size is None else subset_size
-    if not 2 <= subset_size <= fewest:
-        raise ValueError(f"subset_size={subset_size} is impossible; choose 2 to {fewest}")
+    subset_size = check_count("subset_size", fewest // 2 if subset_size is None else subset_size, 2, fewest)
+    subsets, batch, seed = check_count("subsets", subsets), check_count("batch", batch), check_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save")
         metric = KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=subset_size)
     for images, is_real in ((real, True), (generated, False)):
-        found = torch.cat([features(part) for part in images.split(batch)])
-        if found.ndim != 2 or len(found) != len(images) or not torch.isfinite(found).all():
-            raise ValueError(f"features of {len(images)} pictures are {list(found.shape)}; they must be finite [B, D]")
+        parts = images.split(batch)
+        found = torch.cat([check_given(features(part), (len(part), None), "features").cpu() for part in parts])
         metric.update(found.double(), real=is_real)  # the distance is a small difference of large sums
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
@@ -131,7 +176,7 @@ def diversity(images: torch.Tensor) -> float:
 
     Raises ValueError for fewer than two pictures.
     """
-    check_several(images)
+    check_pictures(images, least=2)
     return (torch.pdist(images.flatten(1).float()) / images[0].numel() ** 0.5).mean().item()
 
 
@@ -140,11 +185,6 @@ def between_seed_ssim(images: torch.Tensor) -> float:
 
     Raises ValueError for fewer than two pictures.
     """
-    check_several(images)
+    check_pictures(images, least=2)
     first, second = torch.combinations(torch.arange(len(images))).T
     return ssim(images[first], images[second]).mean().item()
-
-
-def check_several(images) -> None:
-    if len(images) < 2:
-        raise ValueError("diversity compares pictures: give at least two")

@@ -9,21 +9,28 @@ Diffusion are the same classes.
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import torch
 import transformers
 from packaging.version import Version
 
-from . import assets
+from . import assets, files
+from .checks import check_captions, check_configs, check_finite, check_pictures, check_pipe, check_unet
 
 # Importing the pipeline tells every reader that torchvision is missing, which nothing here needs.
 loudness = transformers.logging.get_verbosity()
 transformers.logging.set_verbosity_error()
-from diffusers import DDIMScheduler, StableDiffusionPipeline  # noqa: E402
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
 
 transformers.logging.set_verbosity(loudness)
 
+LEFT_BEHIND = (".to_qkv.weight", ".to_kv.weight", ".to_qkv.bias", ".to_kv.bias")
+NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": transformers.CLIPTextModel}
+# What a configuration may leave out, as diffusers and transformers take it.
+DEFAULTS = {"unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280}}
+DEFAULTS |= {"text_encoder": {"hidden_size": 512}}
 SD14 = {"id": "CompVis/stable-diffusion-v1-4", "revision": "133a221b8aa7292a167afc5127cb63fb5005638b"}
 REEF = ("reef/parent", "reef/twin-a", "reef/twin-b")
 
@@ -35,8 +42,9 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
     folder that `save_pretrained` wrote, or a hub id. Precision is fp32 for the reef and on the CPU,
     fp16 on CUDA otherwise. No safety checker is loaded: what is studied here is what it would hide.
 
-    Raises FileNotFoundError or ValueError, in one line, for an unknown name or damaged weights, and
-    RuntimeError when a GPU is asked for and there is none.
+    Raises FileNotFoundError or ValueError, in one line, for an unknown name, damaged or missing weights and a model
+    that `checks.check_pipe` refuses (of a folder before its weights are read), RuntimeError for one that the hub does
+    not give, and when a GPU is asked for and there is none.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -45,7 +53,9 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
         raise FileNotFoundError(f"no model was named: choose {', '.join(REEF)}, sd14, a hub id, or an existing folder")
     reef = str(name).startswith("reef/")
     dtype = dtype or (torch.float32 if reef or str(device) == "cpu" else torch.float16)
-    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    # diffusers before 0.42 ignores `dtype=`, later ones deprecate `torch_dtype=`.
+    keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    options, cure = {keyword: dtype}, "restore the folder, or save it again with save_pretrained"
     if reef:
         source = assets.verified(assets.data_folder() / "reef", str(name).removeprefix("reef/"))
         options |= {"local_files_only": True}
@@ -57,13 +67,24 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
     elif Path(name).is_dir():
         source = name
         options |= {"local_files_only": True}
+        check_folder(Path(source))
     elif str(name).count("/") == 1 and not str(name).startswith((".", "/")):
         source = name
     else:
         raise FileNotFoundError(f"no model {name!r}: choose {', '.join(REEF)}, sd14, a hub id, or an existing folder")
-    # diffusers before 0.42 ignores `dtype=`, later ones deprecate `torch_dtype=`.
-    keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
-    pipe = StableDiffusionPipeline.from_pretrained(source, **{keyword: dtype}, **options)
+    local, unused = "local_files_only" in options, {"safety_checker": None, "feature_extractor": None}
+    try:
+        parts = {part: whole(part, source, options) for part in NETWORKS} if local and not reef else {}
+        pipe = StableDiffusionPipeline.from_pretrained(
+            source, requires_safety_checker=False, **unused, **parts, **options
+        )
+    except Exception as error:  # noqa: BLE001 (diffusers, transformers, safetensors and the hub raise all kinds)
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        if local:
+            raise ValueError(f"{source} could not be loaded ({reason}); {cure}") from error
+        cure = "check the name and the network, or give a folder that save_pretrained wrote"
+        raise RuntimeError(f"{source} could not be had from the hub ({reason}); {cure}") from error
+    check_pipe(pipe)
     if pipe.unet.dtype != dtype:
         raise RuntimeError(f"diffusers {diffusers.__version__} loaded {pipe.unet.dtype} where {dtype} was asked for")
     pipe.scheduler = ddim_scheduler(pipe.scheduler.config)
@@ -73,16 +94,40 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
     return pipe.to(device)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise ValueError, before gigabytes are read, for a folder of a pipeline that `checks.check_pipe` refuses."""
+    configs = {}
+    for file in ("model_index.json", *(f"{part}/config.json" for part in NETWORKS), "scheduler/scheduler_config.json"):
+        config = files.read_json(folder / file)
+        if not isinstance(config, dict):
+            raise ValueError(f"{folder} is no pipeline: it has no {file}; give a folder that save_pretrained wrote")
+        part = file.split("/")[0]
+        if part == "model_index.json" and (kind := config.get("_class_name")) != "StableDiffusionPipeline":
+            raise ValueError(f"{folder} is a {kind}, not a StableDiffusionPipeline; choose Stable Diffusion 1 or 2")
+        configs[part] = SimpleNamespace(**DEFAULTS.get(part, {}) | config)
+    check_configs(configs["unet"], configs["vae"], configs["text_encoder"], configs["scheduler"])
+
+
+def whole(part: str, source, options: dict):
+    """A network of a pipeline's folder. Raises ValueError if weights are not there: they would be drawn at random."""
+    network, known = NETWORKS[part].from_pretrained(source, subfolder=part, output_loading_info=True, **options)
+    if missing := sorted(map(str, [*known["missing_keys"], *known["mismatched_keys"]])):
+        raise ValueError(f"{part} has no weights for {missing[0]}, one of {len(missing)}")
+    return network
+
+
 def ddim_scheduler(config) -> DDIMScheduler:
     """DDIM with the noise schedule of `config`. Latents are not pixels: nothing is clipped."""
-    return DDIMScheduler.from_config(config, clip_sample=False)
+    return DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
 
 
 def value_layers(unet) -> dict[str, torch.nn.Linear]:
     """The seven cross-attention value layers of NeMo and DoRI, in the papers' order: name → Linear.
 
-    `attn2.to_v` of the down blocks' and the mid block's transformers.
+    `attn2.to_v` of the down blocks' and the mid block's transformers. Raises ValueError for what `checks.check_unet`
+    refuses; weights need not be loaded.
     """
+    check_unet(unet, loaded=False)
     return {
         name: module
         for name, module in unet.named_modules()
@@ -91,7 +136,11 @@ def value_layers(unet) -> dict[str, torch.nn.Linear]:
 
 
 def mlp_layers(unet) -> dict[str, torch.nn.Linear]:
-    """The sixteen second MLP layers (`ff.net.2`) that Wanda prunes, sorted by name: down, mid, up."""
+    """The sixteen second MLP layers (`ff.net.2`) that Wanda prunes, sorted by name: down, mid, up.
+
+    Raises ValueError for what `checks.check_unet` refuses.
+    """
+    check_unet(unet, loaded=False)
     found = {name: module for name, module in unet.named_modules() if name.endswith("ff.net.2")}
     return dict(sorted(found.items()))
 
@@ -101,17 +150,21 @@ def embed(pipe, prompts) -> torch.Tensor:
     """Text embeddings y of `prompts`, the text encoder's last hidden state: [B, L, D].
 
     `prompts` is a caption (the empty one too), a list of captions, or embeddings [B, L, D] or [L, D], which pass
-    through. Raises ValueError for a caption longer than the model reads or embeddings of another shape.
+    through. Raises ValueError for none, for what is no text, a caption longer than the model reads, embeddings of
+    another shape or not finite, and a pipeline that `checks.check_pipe` refuses.
     """
+    check_pipe(pipe)
     if isinstance(prompts, torch.Tensor):
         y, (length, width) = prompts, (pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim)
         y = y if y.ndim == 3 else y[None]
         if y.ndim != 3 or tuple(y.shape[1:]) != (length, width):
             raise ValueError(f"embeddings have shape {list(prompts.shape)}; this model takes [B, {length}, {width}]")
+        if not len(y):
+            raise ValueError("there are no prompts; give at least one")
+        check_finite(y, "embedding")
         return y
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     longest = pipe.tokenizer.model_max_length
-    ids = pipe.tokenizer(prompts, padding="max_length", max_length=longest).input_ids
+    ids = pipe.tokenizer(check_captions(prompts), padding="max_length", max_length=longest).input_ids
     if (taken := max(map(len, ids))) > longest:
         raise ValueError(f"a prompt takes {taken} tokens and the model reads {longest}; shorten it")
     return pipe.text_encoder(torch.tensor(ids, device=pipe.text_encoder.device))[0]
@@ -120,16 +173,19 @@ def embed(pipe, prompts) -> torch.Tensor:
 def conditions(pipe, prompts) -> torch.Tensor:
     """`embed`, for captions that must say something: embeddings [B, L, D] in the U-Net's precision, on its device.
 
-    Raises ValueError for no captions, for an empty one, and as `embed` does.
+    Raises ValueError for an empty caption, and as `embed` does.
     """
-    if not isinstance(prompts, torch.Tensor):
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts:
-            raise ValueError("there are no prompts; give at least one")
-        for k, prompt in enumerate(prompts):
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise ValueError(f"caption {k} is empty; to sample without one, use embed(pipe, '')")
+    check_pipe(pipe)
+    prompts = prompts if isinstance(prompts, torch.Tensor) else spoken(prompts)
     return embed(pipe, prompts).to(pipe.unet.device, pipe.unet.dtype)
+
+
+def spoken(prompts) -> list[str]:
+    """`prompts`, one caption or several, as a list. Raises ValueError, naming its place, for one that says nothing."""
+    for k, prompt in enumerate(prompts := check_captions(prompts)):
+        if not prompt.strip():
+            raise ValueError(f"caption {k} is empty; to sample without one, use embed(pipe, '')")
+    return prompts
 
 
 def fingerprint(pipe) -> str:
@@ -137,11 +193,14 @@ def fingerprint(pipe) -> str:
 
     Integer sums over the bits of every parameter in fp32: exact, so the same wherever they are computed, and cheap
     enough to ask before each use. A weight set to zero changes it. What was found in one model (`WeightMask`,
-    `nemo.Statistics`, `dori.Triggers`) carries it.
+    `nemo.Statistics`, `dori.Triggers`) carries it. Projections that fusing left behind do nothing and do not count.
     """
+    check_pipe(pipe)
     known = hashlib.sha256()
     for part in (pipe.unet, pipe.text_encoder):
         for name, weight in part.named_parameters():
+            if name.endswith(LEFT_BEHIND):
+                continue
             bits = weight.detach().float().contiguous().view(torch.int32).flatten().long()
             places = torch.arange(len(bits), device=bits.device) % 65_521 + 1  # so that order counts
             known.update(f"{name} {list(weight.shape)} {bits.sum().item()} {(bits * places).sum().item()}".encode())
@@ -154,6 +213,7 @@ def check_same_model(pipe, model: str | None, what: str, transfer: bool, *, unpr
     A model under `masks.pruned` is another model; with `unpruned` it takes what was found before it was pruned, as
     masks do. None fits any.
     """
+    check_pipe(pipe)
     if transfer or model is None or (unpruned and model == getattr(pipe.unet, "unpruned", None)):
         return
     if model != fingerprint(pipe):  # last, since it reads every weight
@@ -178,25 +238,24 @@ def decode(pipe, latents: torch.Tensor) -> torch.Tensor:
 
 def latent_shape(pipe) -> tuple[int, int, int]:
     """[C, h, w] of one latent."""
+    check_pipe(pipe)
     size = pipe.unet.config.sample_size
-    return pipe.unet.config.in_channels, size, size
+    return pipe.unet.config.in_channels, *([size, size] if isinstance(size, int) else size)
 
 
 def check_latents(pipe, latents) -> None:
     """Raise ValueError, saying what was expected, unless `latents` is a finite [B, C, h, w] of this model."""
     shape = latent_shape(pipe)
-    if latents.ndim != 4 or tuple(latents.shape[1:]) != shape:
-        raise ValueError(
-            f"latents have shape {list(latents.shape)}; this model takes [B, {', '.join(map(str, shape))}]"
-        )
-    if not torch.isfinite(latents).all():
-        raise ValueError("latents hold NaN or infinite values")
+    if not isinstance(latents, torch.Tensor) or latents.ndim != 4 or tuple(latents.shape[1:]) != shape:
+        found = f"have shape {[*latents.shape]}" if hasattr(latents, "shape") else f"are a {type(latents).__name__}"
+        raise ValueError(f"latents {found}; this model takes [B, {', '.join(map(str, shape))}]")
+    check_finite(latents, "latent")
 
 
 def check_images(pipe, images) -> None:
     """Raise ValueError unless `images` is [B, 3, H, W], in [0, 1], of a size the VAE can halve."""
+    check_pipe(pipe)
+    check_pictures(images)
     step = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % step or images.shape[3] % step:
+    if images.shape[2] % step or images.shape[3] % step:
         raise ValueError(f"images have shape {list(images.shape)}; give [B, 3, H, W] with H and W multiples of {step}")
-    if not torch.isfinite(images).all() or images.min() < 0 or images.max() > 1:
-        raise ValueError("images must hold finite values between 0 and 1")

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
+from .checks import check_count, check_number, check_pipe, check_seeds, check_unet
 from .detection import between_seed_similarity, noise_differences, similarity
 from .diffusion import STEPS
 from .masks import WeightMask, of_neurons
-from .models import check_same_model, conditions, embed, fingerprint, value_layers
+from .models import check_same_model, conditions, embed, fingerprint, spoken, value_layers
 from .nemo_search import THETA, Ablation, kept_seeds, refine_layers, refine_neurons, schedule
 
 SEEDS = range(10)
@@ -87,8 +88,9 @@ def layers(unet, which: str = "seven") -> dict[str, torch.nn.Linear]:
         raise ValueError(f"layers are 'seven' or 'sixteen'; got {which!r}")
     if which == "seven":
         return value_layers(unet)
-    found = {name: module for name, module in unet.named_modules() if name.endswith("attn2.to_v")}
-    return dict(sorted(found.items()))  # down, mid, up: the order of execution, as for `models.mlp_layers`
+    check_unet(unet, loaded=False)
+    # down, mid, up: the order of execution, as for `models.mlp_layers`
+    return dict(sorted((name, part) for name, part in unet.named_modules() if name.endswith("attn2.to_v")))
 
 
 @torch.no_grad()
@@ -98,10 +100,11 @@ def activations(pipe, prompts, *, which: str = "seven", batch: int = 256) -> dic
     `prompts` are captions or embeddings [B, L, D]. Raises ValueError for an empty caption, none, or embeddings of a
     wrong shape.
     """
-    known = [prompts] if isinstance(prompts, str) else prompts
-    known = embed(pipe, known) if isinstance(known, torch.Tensor) else list(known)
+    check_pipe(pipe)
+    known = embed(pipe, prompts) if isinstance(prompts, torch.Tensor) else spoken(prompts)
+    batch = check_count("batch", batch)
     found = {name: [] for name in layers(pipe.unet, which)}
-    for k in range(0, max(1, len(known)), batch):
+    for k in range(0, len(known), batch):
         y = conditions(pipe, known[k : k + batch])
         for name, layer in layers(pipe.unet, which).items():
             values = layer(y)  # means of halves would tie, and ties reorder the most active
@@ -114,9 +117,7 @@ def statistics(pipe, prompts, *, which: str = "seven") -> Statistics:
 
     The paper takes 50,000. Raises ValueError for fewer than two.
     """
-    if isinstance(prompts, str) or len(prompts) < 2:
-        raise ValueError("statistics need many captions that are not memorized: give at least two")
-    found = activations(pipe, prompts, which=which)
+    found = activations(pipe, several(prompts, "statistics need many captions"), which=which)
     mean, std = {k: a.mean(0) for k, a in found.items()}, {k: a.std(0) for k, a in found.items()}
     return Statistics(mean, std, fingerprint(pipe))
 
@@ -137,6 +138,7 @@ def z_score(a, statistics: Statistics, name: str):
 
 
 def check(pipe, statistics: Statistics, transfer: bool = False) -> None:
+    check_pipe(pipe)
     known = {name: layer.out_features for name, layer in layers(pipe.unet, searched(statistics)).items()}
     if known != {name: len(mean) for name, mean in statistics.mean.items()}:
         raise ValueError("these statistics are of other layers or another model; compute them with this one")
@@ -144,7 +146,16 @@ def check(pipe, statistics: Statistics, transfer: bool = False) -> None:
 
 
 def searched(statistics: Statistics) -> str:
-    return "seven" if len(statistics.mean) == 7 else "sixteen"
+    if not isinstance(statistics, Statistics):
+        raise ValueError(f"a {type(statistics).__name__} is no statistics; give what nemo.statistics makes")
+    return "sixteen" if any(name.startswith("up_blocks") for name in statistics.mean) else "seven"
+
+
+def several(prompts, what: str):
+    prompts = prompts if isinstance(prompts, torch.Tensor) else spoken(prompts)
+    if len(prompts) < 2 or getattr(prompts, "ndim", 3) != 3:
+        raise ValueError(f"{what} that are not memorized: give at least two, or embeddings [B, L, D] of as many")
+    return prompts
 
 
 def thresholds(
@@ -162,9 +173,7 @@ def thresholds(
 
     (len(prompts) + len(memorized)) · len(seeds) U-Net samples. Raises ValueError for fewer than two prompts or seeds.
     """
-    rule = chosen(variant)
-    if isinstance(prompts, str) or len(prompts) < 2:
-        raise ValueError("a threshold needs several captions that are not memorized: give at least two")
+    rule, prompts = chosen(variant, steps), several(prompts, "a threshold needs several captions")
     others = noise_differences(pipe, prompts, seeds, rule["step"], steps=steps)
     tau = plus_deviation(between_seed_similarity(others, multiscale=rule["multiscale"]))
     if memorized is None:
@@ -177,10 +186,11 @@ def plus_deviation(scores: torch.Tensor) -> float:
     return (scores.mean() + scores.std()).item()
 
 
-def chosen(variant: str) -> dict:
+def chosen(variant: str, steps: int) -> dict:
     """Timestep index, sides of the test on z, whether SSIM has several scales. Raises ValueError for an unknown one."""
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}")
+    check_count("steps", steps, VARIANTS[variant]["step"] + 1)
     return VARIANTS[variant]
 
 
@@ -227,7 +237,8 @@ def localise(
     Raises ValueError for an empty caption, fewer than two seeds, statistics of another model (unless `transfer`) or an
     unknown variant.
     """
-    rule, seeds = chosen(variant), list(dict.fromkeys(int(s) for s in seeds))
+    rule, seeds, tau = chosen(variant, steps), list(dict.fromkeys(check_seeds(seeds))), check_number("tau", tau)
+    bound = tau if tau_blocked is None else check_number("tau_blocked", tau_blocked)
     check(pipe, statistics, transfer)
     if len(seeds) < 2:
         raise ValueError(f"NeMo compares seeds: give at least two different ones, not {len(seeds)}")
@@ -235,13 +246,11 @@ def localise(
     if len(y) != 1:
         raise ValueError(f"NeMo localises one caption at a time; got {len(y)}")
     clear = noise_differences(pipe, y, seeds, rule["step"], steps=steps)[0]
-    keep = kept_seeds(clear, tau, rule["multiscale"])
-    spent = len(seeds)
+    keep, spent = kept_seeds(clear, tau, rule["multiscale"]), len(seeds)
     if not keep:
         nothing = {name: [] for name in statistics.mean}
         return Localised(nothing, nothing, False, [], THETA, 0, False, tau, spent, 0, fingerprint(pipe))
     ablation = Ablation(pipe, y, [seeds[s] for s in keep], clear[keep], rule["step"], steps, rule["multiscale"], lazy)
-    bound = tau if tau_blocked is None else tau_blocked
     a = activations(pipe, y, which=searched(statistics))
     widest = max(part.shape[1] for part in a.values())
     blocked, theta, k, floor = schedule(

@@ -9,7 +9,7 @@ The search comes first; the engine, `Ablation`, answers its questions.
 import torch
 
 from .detection import similarity
-from .diffusion import check_prediction, initial_noise
+from .diffusion import initial_noise, timed_scheduler
 from .hooks import edited, replayed, trace
 
 THETA, FLOOR, STEP = 5.0, 1.0, 0.25  # the schedule of the threshold θ on |z|; k grows by one as θ falls by STEP
@@ -81,9 +81,7 @@ class Ablation:
         self.unet, self.y, self.seeds, self.clear = pipe.unet, y, seeds, clear
         self.multiscale, self.lazy = multiscale, lazy
         self.x_T = initial_noise(pipe, seeds, y.dtype).to(y.device)
-        scheduler = check_prediction(pipe)
-        scheduler.set_timesteps(steps, device=y.device)
-        self.t = scheduler.timesteps[step]
+        self.t = timed_scheduler(pipe, steps, y.device).timesteps[step]
         self.last = torch.ones(len(seeds), dtype=torch.float64)  # each seed's similarity for what is blocked now,
         self.doubt = torch.zeros_like(self.last)  # and how far it may be off where it was estimated
         self.slopes, self.rows = {}, {}

@@ -21,12 +21,13 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from itertools import product
 from pathlib import Path
 from urllib.parse import unquote
 
-from . import assets, files, stamps
-from .files import plain, slug
+from . import assets, files, locks, stamps
+from .files import check_name, plain, slug
+from .ranges import check_seed
+from .units import combinations, key, named, rows_of
 
 
 def runs_folder() -> Path:
@@ -48,16 +49,23 @@ def open_run(
     `stamp` names what else the rows depend on, such as the models' hashes. If the folder was stamped otherwise, or
     `anew`, it is renamed to `<folder>.stale-<n>`, one line says so, and the run starts afresh: rows of different
     settings never meet in one table. `base` replaces the folder of all runs.
+    Raises ValueError for a name or seed that does not fit, RuntimeError while another process writes the run.
     """
-    settings = dataclasses.asdict(profile) if dataclasses.is_dataclass(profile) else {"name": str(profile)}
-    folder = Path(base or runs_folder()) / world / chapter / f"{settings['name']}-{seed}"
+    if not isinstance(profile, str) and not dataclasses.is_dataclass(profile):
+        raise ValueError(f"a profile is a name or a Profile, not {profile!r}; give profiles.load('quick'), for example")
+    settings = {"name": profile} if isinstance(profile, str) else dataclasses.asdict(profile)
+    for what, name in {"world": world, "chapter": chapter, "profile": settings["name"]}.items():
+        check_name(what, name)
+    folder = Path(base or runs_folder()) / world / chapter / f"{settings['name']}-{check_seed(seed)}"
     run = Run(folder, chapter, world, plain(settings), int(seed))
     wanted = plain({"profile": settings, "code": stamps.code_of_rows(), **(stamp or {})})
+    run._lock()
     if run.rank == 0:
         stamps.move_if_stale(folder, wanted, anew)
         files.write_json(folder / "stamp.json", wanted)
     else:
         stamps.await_stamp(folder, wanted)
+    run.stamp = wanted
     return run
 
 
@@ -83,9 +91,14 @@ class Run:
 
     def __init__(self, folder: Path, chapter: str, world: str, profile: dict, seed: int):
         self.folder, self.chapter, self.world, self.profile, self.seed = folder, chapter, world, profile, seed
-        self.rank = int(os.environ.get("RANK", 0))
+        self.rank = rank()
+        self.stamp = None  # what `open_run` wrote; without it the run is for reading
         self.open = None  # the unit that `todo` has handed out: kind, axes, plan
         self.plans = {}  # kind → {unit: plan}, of the units that were asked for
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{self.rank}.lock")  # beside it: the folder may be moved
 
     def __repr__(self):
         return f"Run({str(self.folder)!r})"
@@ -97,25 +110,16 @@ class Run:
         condition=plan)` yields (target, name of the condition) each. One axis alone yields plain values. The body of
         the loop must `keep` what it found. What a dict says of a key is part of the unit: change it, and the unit is
         done again. Raises ValueError without an axis, for two things of one name on an axis, and when the body kept
-        nothing.
+        nothing; RuntimeError while another process writes the run.
         """
-        if not axes:
-            raise ValueError(f"units of {kind} need an axis: todo({kind!r}, target=targets), for example")
-        axes = {axis: values if isinstance(values, Mapping) else list(values) for axis, values in axes.items()}
-        for axis, values in axes.items():
-            if len({named(value) for value in values}) < len(values):
-                raise ValueError(f"two things on the axis {axis} have one name; rows need to tell them apart")
-        units = {tuple(named(value) for value in values): values for values in product(*map(list, axes.values()))}
-        plans = {}
-        for unit, values in units.items():
-            about = [axis[k] for axis, k in zip(axes.values(), values, strict=True) if isinstance(axis, Mapping)]
-            plans[key(unit)] = files.digest([part for part in about if is_plain(part)])[:12]
-        self.plans.setdefault(kind, {}).update(plans)
+        units = combinations(kind, **axes)
+        self.plans.setdefault(kind, {}).update({key(unit): plan for unit, (_, plan) in units.items()})
         known = self._read(kind)
-        for unit, values in units.items():
-            if key(unit) in known and known[key(unit)]["plan"] == plans[key(unit)]:
+        for unit, (values, plan) in units.items():
+            if key(unit) in known and known[key(unit)]["plan"] == plan:
                 continue
-            outer, self.open = self.open, (kind, dict(zip(axes, unit, strict=True)), plans[key(unit)])
+            self._write_alone()
+            outer, self.open = self.open, (kind, dict(zip(axes, unit, strict=True)), plan)
             try:
                 yield values if len(values) > 1 else values[0]
                 if self.open is not None:
@@ -139,11 +143,7 @@ class Run:
         if self.open is None:
             raise ValueError("there is no unit in work: keep what a loop over run.todo(...) asks for")
         kind, axes, plan = self.open
-        if hasattr(rows, "to_dict"):
-            rows = rows.to_dict("records")
-        rows = [plain({**axes, **row}) for row in ([rows] if isinstance(rows, Mapping) else rows)]
-        if clash := [name for name, value in plain(axes).items() if any(row[name] != value for row in rows)]:
-            raise ValueError(f"a row's {', '.join(clash)} come from the unit; give these values other names")
+        rows = rows_of(kind, axes, rows)
         unit = [str(value) for value in axes.values()]
         line = json.dumps({"unit": unit, "plan": plan, "rows": rows}, allow_nan=False) + "\n"
         if tensors:
@@ -187,6 +187,16 @@ class Run:
         for path in old + ([] if tensors else [self.folder / "tensors" / f"{own}.safetensors"]):
             path.unlink(missing_ok=True)
 
+    def _lock(self) -> None:
+        """Keep other processes from writing this rank's part, until `record`, or the end of this process."""
+        locks.lock(self.lock_file, f"the run {self.folder} is being written")
+
+    def _write_alone(self) -> None:
+        """`_lock` again after `record`; RuntimeError if another process has started the run afresh since then."""
+        self._lock()
+        if self.stamp is not None and files.read_json(self.folder / "stamp.json") != self.stamp:
+            raise RuntimeError(f"{self.folder} was started afresh by somebody else; open the run again")
+
     def _save_tensors(self, name: str, tensors: Mapping) -> None:
         from safetensors.numpy import save_file
 
@@ -227,7 +237,9 @@ class Run:
             raise ValueError(f"a record's {', '.join(clash)} come from the run; give these values other names")
         record = plain(record | {"models": {}, "numbers": {}, "verdicts": {}} | content)
         if self.rank == 0:
+            self._write_alone()
             files.write_json(self.folder / "record.json", record)
+        locks.release(self.lock_file)
         return record
 
     def read_record(self) -> dict:
@@ -237,22 +249,12 @@ class Run:
         return record
 
 
-def key(unit) -> str:
-    """A unit's parts as one text that no other unit has."""
-    return json.dumps([str(part) for part in unit])
-
-
-def named(value) -> str:
-    """What stands for a value in a table and in file names: a target's name, or the value."""
-    return getattr(value, "name", value)
-
-
-def is_plain(value) -> bool:
-    try:
-        plain(value)
-    except TypeError:
-        return False
-    return True
+def rank() -> int:
+    """This process's number among those of `accelerate launch`; 0 without it."""
+    text = os.environ.get("RANK", "0")
+    if not text.isdecimal():
+        raise ValueError(f"RANK={text!r} is no process's number; unset it, or start with `accelerate launch`")
+    return int(text)
 
 
 def rank_of(path: Path) -> int:

@@ -16,7 +16,8 @@ from . import assets, files
 
 WAIT = 60.0  # seconds that ranks above 0 give rank 0 to prepare the folder
 # Modules, or folders of them, whose code makes no row. An edit of any other module makes yesterday's rows stale.
-NOT_ROWS = {"__init__", "assets", "audit", "book", "cli", "figures", "files", "fit", "runs", "stamps", "stats"}
+NOT_ROWS = {"__init__", "assets", "audit", "book", "checkpoints", "cli", "figures", "files", "fit", "locks", "runs"}
+NOT_ROWS |= {"stamps", "stats", "units"}
 NOT_ROWS |= {f"reef/{name}" for name in ("calibrate", "card", "recipes", "tokenizer", "train", "verify")}
 
 
@@ -24,7 +25,7 @@ NOT_ROWS |= {f"reef/{name}" for name in ("calibrate", "card", "recipes", "tokeni
 def code_of_rows() -> str:
     """A hash over the code of all modules but `NOT_ROWS`; docstrings and comments do not count."""
     known = hashlib.sha256()
-    for path in sorted(assets.PACKAGE.rglob("*.py")):
+    for path in sorted(path for path in assets.PACKAGE.rglob("*.py") if path.is_file()):  # editors leave dead links
         name = path.relative_to(assets.PACKAGE).as_posix().removesuffix(".py")
         if not {name, name.split("/")[0]} & NOT_ROWS:
             known.update(f"{name} {code_only(path.read_text(encoding='utf-8'))}".encode())
@@ -45,6 +46,8 @@ def code_only(source: str) -> str:
 def move_if_stale(folder: Path, stamp: dict, anew: bool = False) -> None:
     """Rename `folder` when it was stamped otherwise, holds rows and no stamp, or is to start `anew`."""
     stored = files.read_json(folder / "stamp.json")
+    if not isinstance(stored, dict | None):
+        raise ValueError(f"{folder / 'stamp.json'} is damaged (it is no stamp); remove it, and the run starts afresh")
     if not folder.exists() or (stored is None and not any(folder.glob("rows/*.jsonl"))):
         return
     if stored == stamp and not anew:

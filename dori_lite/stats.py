@@ -1,25 +1,144 @@
-"""Statistics: bootstraps over units, exact limits, ROC curves. Nothing here knows what the numbers mean.
+"""Statistics over units: means, differences, ranks and areas with their intervals, exact limits, ROC curves.
 
-    mean, low, high = stats.bootstrap(stats.paired(own, other), seed=0)
+    mean, low, high = stats.paired_interval(own_rates, other_rates)
 
-Needs numpy alone; scipy and scikit-learn are imported where they are used.
+`benchmarks/coverage.py` simulates how often each interval holds the truth: ≥ 0.93 of nominal 0.95 for 8 to 32 canaries
+with rates anywhere, at the ends too. Needs numpy alone; scipy and scikit-learn are imported where they are used.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
+from .ranges import check_positive
+
+
+def mean_interval(values, *, clusters=None, bounds=None, reach=None, level: float = 0.95, geometric: bool = False):
+    """Mean over units and its interval: (mean, low, high), by Student's t with what bounded values add to it.
+
+    `values` [units], one number a canary. `clusters` [units] labels units that belong together: each cluster is then
+    one unit, with the mean of its own. `geometric` averages logarithms, for ratios.
+
+    With `bounds` (least, most), the interval has Wilson's form (the variance shrinks towards the ends), stays within
+    them, and is at least as wide as what n units can all miss: a share 1 − (1 − level)^(1/n) of units that lie `reach`
+    away [default: at the far bound]; for differences of rates, reach=1. It under-covers where rarer ones lie farther
+    off. Units all at one bound or the other, within reach, get the exact limits of Clopper and Pearson.
+
+    NaN ends, undecided: fewer than two units, a NaN or infinity among them, or, without bounds, units that all agree.
+    Raises ValueError for what is not one number a unit, for values outside the bounds and for other wrong options.
+    """
+    values, level, width = numbers(values, "values"), checked_level(level), math.inf
+    if geometric and (bounds is not None or (values < 0).any()):
+        raise ValueError("a geometric mean needs ratios without bounds, none negative; call it without geometric=True")
+    if bounds is not None:
+        least, most = checked_bounds(values, bounds)
+        width = most - least
+        reach = width if reach is None else check_positive("reach", reach)
+    elif reach is not None:
+        raise ValueError("reach is a distance between bounds; give bounds=(least, most) as well")
+    with np.errstate(divide="ignore", invalid="ignore"):  # a ratio may be zero or infinite
+        values = by_cluster(np.log(values) if geometric else values, clusters)
+        n, mean = len(values), float(values.mean()) if len(values) else math.nan
+    scale = np.exp if geometric else np.asarray
+    if n < 2 or not np.isfinite(values).all() or (bounds is None and np.ptp(values) == 0):
+        return float(scale(mean)), math.nan, math.nan
+    if bounds is None:
+        half = quantile(level, n - 1) * values.std(ddof=1) / math.sqrt(n)
+        return tuple(float(scale(x)) for x in (mean, mean - half, mean + half))
+    if reach >= width and np.isin(values, [least, most]).all():
+        count, each = int((values == most).sum()), (1 + level) / 2
+        return mean, most - width * upper_limit(n - count, n, each), least + width * upper_limit(count, n, each)
+    share = min(max((mean - least) / width, 0.0), 1.0)
+    room = share * (1 - share)  # of which the variance is a part
+    k = quantile(level, n - 1) ** 2 * values.var(ddof=1) / (n * width**2 * room) if room > 0 else 0.0
+    centre, half = (share + k / 2) / (1 + k), math.sqrt(k * room + k * k / 4) / (1 + k)
+    missed = upper_limit(0, n, level)
+    low = min(least + width * (centre - half), mean - missed * min(reach, mean - least))
+    high = max(least + width * (centre + half), mean + missed * min(reach, most - mean))
+    return mean, float(max(low, least)), float(min(high, most))
+
+
+def paired_interval(own, other, *, clusters=None, bounds=(0.0, 1.0), level: float = 0.95):
+    """Mean over units of `own` − `other` and its interval (`mean_interval`): (mean, low, high).
+
+    Both are matched as in `paired`, `clusters` [units] in the order of `own`. `bounds` are each side's, None for none;
+    a unit unlike those seen is taken to be at most one side's width away.
+    """
+    options = {}
+    if bounds is not None:
+        least, most = checked_bounds(np.concatenate(matched(own, other)), bounds)
+        options = {"bounds": (least - most, most - least), "reach": most - least}
+    return mean_interval(paired(own, other), clusters=clusters, level=level, **options)
+
+
+def spearman_interval(x, y, *, level: float = 0.95):
+    """Spearman's ρ of two columns and its interval: (ρ, low, high), Fisher's z with Bonett and Wright's variance and t.
+
+    Perfect agreement gets the open end that two exchanged neighbours would give. Fewer than four units, a NaN or a
+    constant column give NaN: undecided. Where y spreads far more at one end of x, 40 units cover 0.92.
+    """
+    from scipy.stats import spearmanr
+
+    x, y, level = numbers(x, "x"), numbers(y, "y"), checked_level(level)
+    if x.shape != y.shape:
+        raise ValueError(f"both columns need one number a unit; their shapes are {x.shape} and {y.shape}")
+    n = len(x)
+    if n < 4 or not np.isfinite([x, y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan, math.nan, math.nan
+    rho, nearly = float(spearmanr(x, y).statistic), 1 - 12 / (n**3 - n)
+    near = min(max(rho, -nearly), nearly)
+    half = quantile(level, n - 2) * math.sqrt((1 + near**2 / 2) / (n - 3))
+    low, high = math.tanh(math.atanh(near) - half), math.tanh(math.atanh(near) + half)
+    return rho, min(low, rho), max(high, rho)
+
+
+def auc_interval(positives, negatives, *, clusters=None, level: float = 0.95) -> tuple[float, float, float]:
+    """The area under the ROC curve and its interval over captions: (auc, low, high). Ties count half.
+
+    DeLong's variance on the logit scale, and at least what the k captions of the smaller group can all miss: a share
+    1 − (1 − level)^(1/k) that is ranked the wrong way. So groups that separate perfectly give the exact lower bound
+    (1 − level)^(1/k): k independent pairs, all won. `clusters` is (labels of the positives, labels of the negatives):
+    scores that share a label vary together, and k counts labels. One caption or cluster on a side leaves NaN ends.
+    Coverage is 0.93 where a tenth of 32 rank below all others.
+    Raises ValueError for empty, non-finite or not 1-d scores, other clusters, or a `level` outside (0, 1).
+    """
+    level, sides = checked_level(level), (checked(positives, "positives"), checked(negatives, "negatives"))
+    sizes = [len(side) for side in sides]
+    if clusters is None:
+        labels = np.split(np.arange(sum(sizes)), [sizes[0]])
+    elif isinstance(clusters, tuple | list) and len(clusters) == 2:
+        labels = [checked_labels(own, n) for own, n in zip(clusters, sizes, strict=True)]
+    else:
+        raise ValueError("clusters must be two lists: the labels of the positives and those of the negatives")
+    wins = (np.sign(sides[0][:, None] - sides[1]) + 1) / 2
+    auc, counts = float(wins.mean()), [len(np.unique(own)) for own in labels]
+    if min(counts) < 2:
+        return auc, math.nan, math.nan
+    # What each caption moves the area by, summed over those that vary together.
+    parts = [wins.mean(1) - auc, wins.mean(0) - auc]
+    parts = [p * math.sqrt(k / (k - 1)) / n for p, k, n in zip(parts, counts, sizes, strict=True)]
+    joint, place = np.unique(np.concatenate(labels), return_inverse=True)
+    error = math.sqrt((np.bincount(place, np.concatenate(parts)) ** 2).sum())
+    low, high = auc, auc
+    if 0 < auc < 1:
+        logit, half = math.log(auc / (1 - auc)), quantile(level, len(joint) - 1) * error / (auc * (1 - auc))
+        low, high = ((1 + math.tanh((logit + side * half) / 2)) / 2 for side in (-1, 1))
+    missed = upper_limit(0, min(counts), level)
+    return auc, min(low, auc - missed * auc), max(high, auc + missed * (1 - auc))
+
+
+@cache
+def quantile(level: float, freedom: int) -> float:
+    """Student's t that a share `level` of values stays within, on both sides."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + level) / 2, freedom))
+
 
 def bootstrap(values, seed: int, reps: int = 2000, level: float = 0.95, geometric: bool = False):
-    """Mean over units and its percentile interval: (mean, low, high), by resampling units.
-
-    `values` [units], one number a canary; `geometric` averages their logarithms, for ratios. With fewer
-    than two units, or a NaN among them, the interval is NaN: undecided. Units that all agree give an
-    interval of no width, so read it with their number beside it (and `upper_limit` for zero counts).
-    """
-    values = np.asarray(values, float)
-    if values.ndim != 1:
-        raise ValueError(f"one number a unit is needed, not an array of shape {values.shape}; average over seeds first")
+    """Mean over units and its percentile interval, which is too short for few units: use `mean_interval`."""
+    values = numbers(values, "values")
     if geometric and (values < 0).any():
         raise ValueError("a geometric mean needs ratios, and some are negative; call it without geometric=True")
     n, tail = len(values), (1 - level) / 2
@@ -34,39 +153,10 @@ def bootstrap(values, seed: int, reps: int = 2000, level: float = 0.95, geometri
         return tuple(float(x) for x in (np.exp(found) if geometric else found))
 
 
-def bootstrap_spearman(x, y, seed: int, reps: int = 2000, level: float = 0.95):
-    """Spearman's ρ of two columns and its percentile interval by resampling units: (ρ, low, high).
-
-    Fewer than three units, or a constant column, give NaN: undecided.
-    """
-    from scipy.stats import rankdata
-
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"both columns need one number a unit; their shapes are {x.shape} and {y.shape}")
-
-    def rho(a, b):  # rows of resampled units
-        a, b = rankdata(a, axis=-1), rankdata(b, axis=-1)
-        a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-
-    if len(x) < 3 or not np.isfinite([x, y]).all():
-        return math.nan, math.nan, math.nan
-    chosen = np.random.default_rng(seed).integers(len(x), size=(reps, len(x)))
-    spread, tail = rho(x[chosen], y[chosen]), (1 - level) / 2
-    spread = spread[np.isfinite(spread)]  # a resample of one unit alone has no ranks to compare
-    estimate = float(rho(x, y))
-    if not len(spread) or math.isnan(estimate):
-        return math.nan, math.nan, math.nan
-    return estimate, float(np.quantile(spread, tail)), float(np.quantile(spread, 1 - tail))
-
-
 def paired(own, other) -> np.ndarray:
     """`own` − `other` for each unit: [units].
 
-    Mappings and pandas Series are matched by their keys; anything else by position. Raises ValueError
-    when they do not hold the same units.
+    Mappings and pandas Series are matched by their keys, others by position. Raises ValueError where they differ.
     """
     return np.subtract(*matched(own, other))
 
@@ -86,8 +176,8 @@ def matched(own, other) -> tuple[np.ndarray, np.ndarray]:
             missing = sorted(map(str, set(own.keys()) ^ set(other.keys())))
             raise ValueError(f"both sides need each unit once; only on one side: {', '.join(missing) or 'none'}")
         own, other = [own[key] for key in own.keys()], [other[key] for key in own.keys()]  # noqa: SIM118
-    own, other = np.asarray(own, float), np.asarray(other, float)
-    if own.shape != other.shape or own.ndim != 1:
+    own, other = numbers(own, "own"), numbers(other, "other")
+    if own.shape != other.shape:
         raise ValueError(f"both sides need one number a unit; their shapes are {own.shape} and {other.shape}")
     return own, other
 
@@ -95,11 +185,12 @@ def matched(own, other) -> tuple[np.ndarray, np.ndarray]:
 def upper_limit(count: int, n: int, level: float = 0.95) -> float:
     """The largest rate that `count` of `n` leaves possible: the exact one-sided limit of Clopper and Pearson.
 
-    Raises ValueError unless 0 ≤ count ≤ n. Without any trial the limit is 1.
+    Raises ValueError unless both are whole and 0 ≤ count ≤ n. Without any trial the limit is 1.
     """
     from scipy.stats import beta
 
-    if not 0 <= count <= n:
+    level = checked_level(level)
+    if not 0 <= count <= n or count % 1 or n % 1:
         raise ValueError(f"{count} of {n} is not a count of successes; give successes first, trials second")
     return 1.0 if count == n else float(beta.ppf(level, count + 1, n - count))
 
@@ -108,9 +199,8 @@ def roc(positives, negatives) -> dict:
     """How well scores separate: `auc`, the curve `fpr` and `tpr`, `tpr at 1% fpr`, `tpr at 10% fpr`.
 
     Scores are 1-d; positives should be higher. "At 1 %" is the best threshold that lets at most 1 % of
-    the negatives through: with fewer than 100 negatives, none of them.
-
-    Raises ValueError for empty, non-finite or not 1-d scores.
+    the negatives through: with fewer than 100 negatives, none of them. Raises ValueError for empty, non-finite
+    or not 1-d scores.
     """
     from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -122,30 +212,51 @@ def roc(positives, negatives) -> dict:
     return {"auc": float(roc_auc_score(labels, scores)), "fpr": fpr, "tpr": tpr, **at}
 
 
-def auc_interval(positives, negatives, seed: int, reps: int = 2000, level: float = 0.95) -> tuple[float, float, float]:
-    """The area under the ROC curve and its bootstrap interval over captions: (auc, low, high).
-
-    Positives and negatives are resampled separately, `reps` times; percentiles at `level`. Ties count
-    half. Groups that separate perfectly give (1, 1, 1): read that with the group sizes beside it.
-
-    Raises ValueError for empty, non-finite or not 1-d scores, or a `level` outside (0, 1).
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
-    positives, negatives = checked(positives, "positives"), checked(negatives, "negatives")
-    wins = (np.sign(positives[:, None] - negatives) + 1) / 2
-    # A resample is how often each caption is drawn, so a resampled AUC is a bilinear form of the wins.
-    random = np.random.default_rng(seed)
-    drawn = [random.multinomial(n, np.full(n, 1 / n), size=reps) / n for n in wins.shape]
-    low, high = np.quantile((drawn[0] @ wins * drawn[1]).sum(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(wins.mean()), float(low), float(high)
-
-
-def checked(scores, name):
+def checked(scores, name) -> np.ndarray:
     """`scores` as a float64 array [N], or ValueError."""
-    scores = np.asarray(scores.detach().cpu() if hasattr(scores, "detach") else scores, dtype=np.float64)
-    if scores.ndim != 1 or not scores.size:
-        raise ValueError(f"{name} have shape {list(scores.shape)}; give one score a caption, and at least one")
-    if not np.isfinite(scores).all():
+    if np.ndim(scores) != 1 or not len(scores):
+        raise ValueError(f"{name} have shape {[*np.shape(scores)]}; give one score a caption, and at least one")
+    if not np.isfinite(scores := numbers(scores, name)).all():
         raise ValueError(f"{name} hold NaN or infinite values")
     return scores
+
+
+def numbers(values, name: str) -> np.ndarray:
+    """`values` as float64 [units], or ValueError; NaN and infinities pass."""
+    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{name} are of type {values.dtype}; give one number a unit")
+    if values.ndim != 1:
+        raise ValueError(f"one number a unit is needed, not {name} of shape {values.shape}; average over seeds first")
+    return values.astype(float)
+
+
+def by_cluster(values, clusters) -> np.ndarray:
+    """The mean of each cluster, or `values` as they are without."""
+    if clusters is None:
+        return values
+    _, place = np.unique(checked_labels(clusters, len(values)), return_inverse=True)
+    return np.bincount(place, values) / np.bincount(place)
+
+
+def checked_labels(labels, n: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat):
+        labels = labels.astype(str)
+    if labels.shape != (n,) or labels.dtype.kind not in "iuUS":
+        raise ValueError(f"clusters are {labels.dtype} of shape {labels.shape}; give a name or number to all {n} units")
+    return labels
+
+
+def checked_level(level, name: str = "level") -> float:
+    if not isinstance(level, int | float | np.number) or not 0 < level < 1:
+        raise ValueError(f"{name} {level!r} is not between 0 and 1")
+    return float(level)
+
+
+def checked_bounds(values, bounds) -> tuple[float, float]:
+    if np.shape(bounds) != (2,) or not -math.inf < bounds[0] < bounds[1] < math.inf:
+        raise ValueError(f"bounds={bounds!r} are not two finite numbers, the least first")
+    if (out := values[(values < bounds[0] - 1e-9) | (values > bounds[1] + 1e-9)]).size:
+        raise ValueError(f"a value of {out[0]:g} lies outside the bounds {bounds}; give what a unit's values can be")
+    return float(bounds[0]), float(bounds[1])

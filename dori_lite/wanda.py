@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from .diffusion import BATCH, GUIDANCE, STEPS, initial_noise, trajectory
+from .checks import check_count, check_number, check_seed
+from .diffusion import BATCH, GUIDANCE, STEPS, check_sampling, initial_noise, trajectory
 from .hooks import trace
 from .masks import WeightMask
 from .models import conditions, embed, fingerprint, mlp_layers, value_layers
@@ -56,8 +57,8 @@ def activation_norms(
 
     Raises ValueError for an empty caption or an impossible number of calls.
     """
-    if not 1 <= calls <= steps:
-        raise ValueError(f"calls={calls} is impossible with {steps} steps; choose 1 to {steps}")
+    steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
+    calls, seed = check_count("calls", calls, 1, steps), check_seed(seed)
     names = list(layers(pipe.unet)) if names is None else list(names)
     y = embed(pipe, "").to(pipe.unet.dtype) if isinstance(prompts, str) and not prompts else conditions(pipe, prompts)
     empty, x_T = embed(pipe, "").to(y), initial_noise(pipe, [seed], y.dtype).to(y.device)
@@ -134,13 +135,18 @@ def localise(
     """
     several = rho if isinstance(rho, tuple) else (rho,)
     for share in several:
-        if not 0 < share <= 1:
-            raise ValueError(f"ρ is the share of each row to prune, above 0 and at most 1; got {share}")
-    found, model = layers(pipe.unet, which), fingerprint(pipe)
+        if check_number("ρ", share, 0, 1) == 0:
+            raise ValueError("ρ=0 prunes nothing; give the share of each row to prune, above 0 and at most 1")
+    if not several:
+        raise ValueError("there is no ρ; give one number, or a tuple of them")
+    model, found = fingerprint(pipe), layers(pipe.unet, which)
     y = conditions(pipe, prompts)
     target = activation_norms(pipe, y, names=found, **options)
     if base is None:
         base = activation_norms(pipe, "", names=found, **options)
+    for name, norms in target.items():
+        if name not in base or base[name].shape != norms.shape:
+            raise ValueError(f"base has no norms {[*norms.shape]} of {name}; compute it with the same options")
     masks = {}
     for share in several:
         chosen = {k: union(v.weight, target[k], base[k] * len(y) ** 0.5, share) for k, v in found.items()}

@@ -128,6 +128,104 @@ def test_a_damaged_manifest_is_one_line(weights):
     one_line(ValueError, r"manifest.json is damaged \(it is no JSON\)", assets.verified, weights, "twin-a")
 
 
+@pytest.mark.parametrize("place", ["unet/diffusion.safetensors.index.json", "model-2.safetensors", ".hidden/x", "x.py"])
+def test_a_file_that_nobody_listed_is_refused(weights, place):
+    """A second shard and an index beside verified weights would be drawn with, and nobody has seen their hash."""
+    file = weights / "twin-a" / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"of another model")
+    match = rf"{re.escape(str(file))} is not in .*manifest.json; remove it, then load again$"
+    one_line(ValueError, match, assets.verified, weights, "twin-a")
+    assert assets.verified(weights, "parent") == weights / "parent"
+    file.unlink()
+    assert assets.verified(weights, "twin-a") == weights / "twin-a"  # an empty folder is nothing that is read
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links take rights there")
+def test_links_lead_to_nothing_unverified(weights):
+    unet = weights / "twin-a" / "unet"
+    (unet / "more").symlink_to(weights / "parent")
+    one_line(ValueError, "twin-a/unet/more is not in", assets.verified, weights, "twin-a")
+    (unet / "more").unlink()
+    (unet / "gone.bin").symlink_to(weights / "nowhere")
+    one_line(ValueError, "twin-a/unet/gone.bin is not in", assets.verified, weights, "twin-a")
+    (unet / "gone.bin").unlink()
+    unet.rename(weights / "elsewhere")
+    unet.symlink_to(weights / "elsewhere")  # a folder whose files could change unseen
+    one_line(ValueError, "twin-a/unet is not in", assets.verified, weights, "twin-a")
+    unet.unlink()
+    (weights / "elsewhere").rename(unet)
+    (weights / "twin-a").rename(weights.parent / "big disk")
+    (weights / "twin-a").symlink_to(weights.parent / "big disk")  # the whole of it may lie elsewhere
+    assert assets.verified(weights, "twin-a") == weights / "twin-a"
+    (unet / "new").write_bytes(b"x")
+    one_line(ValueError, "twin-a/unet/new is not in", assets.verified, weights, "twin-a")
+
+
+def test_what_systems_leave_about_is_no_problem_and_no_part_of_a_model(weights):
+    before = assets.manifest(weights)
+    for name in (".DS_Store", "._model.safetensors", "Thumbs.db", "desktop.ini"):
+        (weights / "twin-a" / "unet" / name).write_bytes(b"litter")
+    assert assets.verified(weights, "twin-a") == weights / "twin-a"
+    assets.record(weights, "twin-a", {"recipe": {"steps": 3}})
+    assert assets.manifest(weights) == before
+
+
+def test_case_counts(weights):
+    one_line(FileNotFoundError, "no weights called 'Twin-A'", assets.verified, weights, "Twin-A")
+    (weights / "twin-a" / "Model_Index.json").write_text("{}")
+    if (weights / "twin-a" / "model_index.json").samefile(weights / "twin-a" / "Model_Index.json"):
+        pytest.skip("this file system takes the two for one")
+    one_line(ValueError, "Model_Index.json is not in", assets.verified, weights, "twin-a")
+
+
+@pytest.mark.parametrize("name", ["twin-a/unet", "twin-a/", "", "/", "..", "twin-a/../parent", "twin"])
+def test_only_whole_models_are_loaded(weights, name):
+    one_line(FileNotFoundError, "no weights called .*; there are: parent, twin-a$", assets.verified, weights, name)
+
+
+def test_a_change_after_the_first_loading_is_found(weights):
+    assets.verified(weights, "twin-a")
+    (weights / "twin-a" / "model_index.json").write_text("[]")
+    one_line(ValueError, "model_index.json is damaged", assets.verified, weights, "twin-a")
+
+
+def test_a_loose_file_is_verified_too_and_no_model(weights):
+    before = assets.model_hashes(weights)
+    (weights / "table.csv").write_text("a,b\n")
+    one_line(FileNotFoundError, "no weights called 'table.csv'", assets.verified, weights, "table.csv")
+    assets.record(weights, "table.csv")
+    assert assets.verified(weights, "table.csv") == weights / "table.csv"
+    assert assets.model_hashes(weights) == before and assets.manifest(weights)["models"].keys() == before.keys()
+    (weights / "table.csv").write_text("a,c\n")
+    one_line(
+        ValueError, "table.csv is damaged .*git checkout -- data/reef/table.csv", assets.verified, weights, "table.csv"
+    )
+    (weights / "table.csv").unlink()
+    one_line(FileNotFoundError, "table.csv is missing", assets.verified, weights, "table.csv")
+    assets.record(weights, "table.csv")
+    assert "table.csv" not in assets.manifest(weights)["files"]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{}", "it has no 'files'"), ("[]", "it has no 'files'"), ("null", "it has no 'files'"),
+        ('{"models": {}}', "it has no 'files'"), ('{"files": []}', "it has no 'files'"),
+        ('{"files": {}}', "it has no 'models'"), ('{"files": {"../x": "0"}, "models": {}}', "lists '../x'"),
+        ('{"files": {"/etc/x": "0"}, "models": {}}', "lists '/etc/x'"),
+        ('{"files": {"twin-a//x": "0"}, "models": {}}', "lists 'twin-a//x'"),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_something_else_is_one_line(weights, content, match):
+    (weights / "manifest.json").write_text(content)
+    cure = r"; restore it with `git checkout -- data`$"
+    for function in (assets.manifest, assets.model_hashes):
+        one_line(ValueError, rf"manifest.json is damaged \(.*{match}.*{cure}", function, weights)
+    one_line(ValueError, match, assets.verified, weights, "twin-a")
+    one_line(ValueError, match, assets.record, weights, "twin-a", {})
+
+
 def test_a_manifest_is_replaced_whole_or_not_at_all(weights, monkeypatch):
     before = (weights / "manifest.json").read_bytes()
     with monkeypatch.context() as patch:
@@ -223,6 +321,12 @@ def test_the_cache_folder(monkeypatch):
     monkeypatch.delenv("DORI_CACHE")
     assert assets.cache_folder() == Path.home() / ".cache" / "dori_lite"
 
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    one_line(RuntimeError, "there is no home folder .*; set DORI_CACHE to a folder$", assets.cache_folder)
+
 
 def test_nothing_is_fetched_without_trust(source, cache, monkeypatch):
     monkeypatch.setattr(assets, "download", lambda *args: pytest.fail("downloaded without trust"))
@@ -235,7 +339,10 @@ def test_nothing_is_fetched_without_trust(source, cache, monkeypatch):
     assert not cache.exists()
     cache.mkdir(parents=True)
     (cache / "x.pt").write_bytes(b"from who knows where")  # being there is no record
-    one_line(RuntimeError, "--trust", assets.fetch, source.as_uri(), "x.pt")
+    for trust in (False, True):
+        match = r"x.pt was not downloaded by fetch: .*; remove it and fetch it again$"
+        one_line(ValueError, match, assets.fetch, source.as_uri(), "x.pt", trust)
+    assert [path.name for path in cache.iterdir()] == ["x.pt"]
 
 
 def test_the_first_use_is_recorded_and_said_to_be_unverified(source, cache, capsys, monkeypatch):
@@ -262,13 +369,14 @@ def test_a_changed_file_is_refused(source, cache):
     file = assets.fetch(source.as_uri(), "x.pt", True)
     file.write_bytes(b"changed")
     for trust in (False, True):
-        match = r"x.pt has changed.*SHA-256 is not the recorded one.*remove .*x.pt.sha256 and .*--trust"
+        match = r"x.pt has changed.*SHA-256 is not the recorded one.*remove .*x.pt and .*x.pt.sha256, and .*--trust"
         one_line(ValueError, match, assets.fetch, source.as_uri(), "x.pt", trust)
     assert file.read_bytes() == b"changed"
     file.unlink()  # the cure for damage: it is downloaded again and is what it was; the trust stands
     assert assets.fetch(source.as_uri(), "x.pt").read_bytes() == source.read_bytes()
-    file.write_bytes(b"changed")
-    (cache / "x.pt.sha256").unlink()  # the cure for a change that is expected
+    source.write_bytes(b"changed")
+    file.unlink()  # the cure for a change that is expected
+    (cache / "x.pt.sha256").unlink()
     one_line(RuntimeError, "--trust", assets.fetch, source.as_uri(), "x.pt")
     assert assets.fetch(source.as_uri(), "x.pt", True).read_bytes() == b"changed"
     assert (cache / "x.pt.sha256").read_text().strip() == assets.sha256(file)

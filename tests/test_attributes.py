@@ -46,6 +46,25 @@ def test_labels_seen_are_the_highest_logits():
     assert torch.equal(attributes.labels_seen(sees_what_is_planted, images[:1]), rows[:1])
 
 
+def test_pictures_of_another_kind_are_not_judged(one_line):
+    images = torch.rand(2, 3, 64, 64)
+    judge = attributes.Judge(width=8)
+    looks = [
+        lambda some: attributes.seen(judge, some),
+        lambda some: attributes.labels_seen(judge, some),
+        judge.features,
+    ]
+    for bad, match in (
+        ((images * 255).byte(), "images must be floats in .*, not uint8; divide bytes by 255"),
+        (images * 255, r"images must be in \[0, 1\]"),
+        (images / 0, "images are not all finite"),
+        (images[0], r"images have shape \[3, 64, 64\]"),
+        (images[..., :32], "pictures of the reef are 64×64, not 64×32; resize them"),
+    ):
+        for look in looks:
+            one_line(ValueError, match, look, bad)
+
+
 def test_agreement_counts_what_is_named_and_nothing_else():
     sights = [facts(scene) for scene in SCENES[:3]]
     right = Description(**{key: sights[0][key] for key in ("count", "colour", "bed")}, name="marlow")

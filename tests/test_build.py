@@ -1,21 +1,25 @@
 """Running chapters and building the site, on a tiny book; and the environment that `make` prepares."""
 
 import ast
+import importlib.util
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dori_lite import assets, cli
+from dori_lite import assets, cli, files
 from dori_lite.book import build
 
+posix = pytest.mark.skipif(os.name == "nt", reason="shell scripts, signals and links of POSIX")
 ROOT = Path(__file__).parents[1]
 SLUG = "01_first"
 CODE = """import os
@@ -100,6 +104,60 @@ def test_the_environment_is_as_before_whatever_happens(monkeypatch):
         assert (os.environ["HF_HUB_OFFLINE"], os.environ["DORI_ANEW"]) == ("1", "0")
         raise KeyError
     assert os.environ["HF_HUB_OFFLINE"] == "0" and "DORI_ANEW" not in os.environ
+
+
+BUILDER = """
+import sys
+from dori_lite.book import build
+build.execute(build.chapters(sys.argv[1])[0], root=sys.argv[1])
+"""
+UNTIL = """import pathlib, time
+pathlib.Path("started").touch()
+end = time.monotonic() + 20  # a second build that is let in would take the stage away
+while not pathlib.Path("ended").exists() and time.monotonic() < end: time.sleep(0.05)
+print("to the end")"""
+
+
+def test_two_processes_do_not_build_in_one_checkout(root, one_line):
+    """The second is refused in one line, and the first one's stage stays."""
+    chapter, staged = write_chapter(root, UNTIL), root / "_build" / "stage" / "chapters"
+    with subprocess.Popen([sys.executable, "-c", BUILDER, root], cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            while not (staged / "started").exists() and first.poll() is None:
+                time.sleep(0.05)
+            match = rf"the book in .* is being built by process {first.pid}; wait until it has ended, or end it"
+            one_line(RuntimeError, match, build.execute, chapter, root=root)
+            one_line(RuntimeError, match, build.site, root=root)
+            (staged / "ended").touch()
+            said, _ = first.communicate(timeout=60)
+        finally:
+            first.kill()
+    assert first.returncode == 0 and f"{SLUG}: " in said
+    done = build.execute(chapter, root=root)  # free again, and nothing to do
+    assert printed(done) == "to the end\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--chapter", ""], f"no chapter called ''; there are: {SLUG}"),
+        (["--seed", "-1"], "seed=-1 is not a count that fits; give a whole number from 0"),
+        (["--profile", ""], "no profile called ''; there are: quick, standard, full"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(root, monkeypatch, arguments, said):
+    monkeypatch.setattr(build, "checkout", lambda: root)
+    monkeypatch.setattr(build, "execute_alone", lambda *rest: pytest.fail("executed"))
+    monkeypatch.setattr(sys, "argv", ["dori-lite", "book", *arguments])
+    with pytest.raises(SystemExit, match=f"^dori-lite: {said}[^\n]*$"):
+        cli.main()
+    assert not (root / "_build" / "stage").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "0"])
+def test_bad_seeds_are_refused_before_a_kernel_starts(root, one_line, seed):
+    one_line(ValueError, "is not a count that fits", build.execute, write_chapter(root), seed=seed, root=root)
+    assert not (root / "_build").exists()
 
 
 @pytest.mark.parametrize(("only", "force"), [(None, True), ("01", False)])
@@ -229,8 +287,140 @@ def test_set_url_writes_every_copy(tmp_path):
     assert cli.address(tmp_path) == new
     colab = "https://colab.research.google.com/github/reef/finding/blob/x"
     assert (tmp_path / "README.md").read_text() == f"{new}.git {old}-other {colab}"
-    with pytest.raises(ValueError, match="OWNER/NAME"):
-        cli.write_address("https://example.org/x", tmp_path)
+    wrong = ("https://example.org/x", "", "x", "https://github.com/x", "https://github.com/a/b/c", "https://github.com/a/..",
+             "http://github.com/a/b", "https://github.com/a b/c", "https://github.com/ä/b", "https://github.com/a/b?c",
+             "https://github.com/a/b\n", "https://github.com/a.b/c")  # fmt: skip
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for url in wrong:
+        with pytest.raises(ValueError, match="is not of the form https://github.com/OWNER/NAME$"):
+            cli.write_address(url, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_set_url_stopped_half_way_is_done_again(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for path in (tmp_path / "README.md", tmp_path / "CITATION.cff"):
+        path.write_text(cli.address(tmp_path))
+    known = files.write_text
+
+    def failing(path, text):
+        if path.name != "CITATION.cff":
+            raise OSError(28, "No space left on device", str(path))
+        known(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_text", failing)
+        with pytest.raises(OSError, match="No space"):
+            cli.write_address("https://github.com/reef/finding", tmp_path)
+    assert {path.name for path in cli.write_address("https://github.com/reef/finding", tmp_path)} == {
+        "pyproject.toml", "README.md"}  # fmt: skip
+    assert (tmp_path / "CITATION.cff").read_text() == cli.address(tmp_path) == "https://github.com/reef/finding"
+
+
+# ---- the command's last words ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "status"),
+    [
+        (OSError(28, "No space left on device", "/x/y"), "dori-lite: /x/y: No space left on device; make room", 1),
+        (OSError(30, "Read-only file system", "/x/y"), "dori-lite: /x/y: Read-only file system; name another place", 1),
+        (PermissionError(13, "Permission denied", "/x"), "dori-lite: /x: Permission denied; name another place", 1),
+        (FileExistsError(17, "File exists", "/x"), "dori-lite: /x: File exists; a file is in the way", 1),
+        (NotADirectoryError(20, "Not a directory", "/x"), "dori-lite: /x: Not a directory; a file is in the way", 1),
+        (FileNotFoundError(2, "No such file", "/x", None, "/y"), "dori-lite: /x → /y: No such file", 1),
+        (OSError(5, "Input/output error"), "dori-lite: the system: Input/output error", 1),
+        (OSError("words of\nour own"), "dori-lite: words of our own", 1),
+        (BrokenPipeError(32, "Broken pipe"), "", 1),
+        (KeyboardInterrupt(), "", 130),
+        (RuntimeError("no\nHOME"), "dori-lite: no HOME", 1),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, error, said, status):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setitem(assets.DOWNLOADS, "sscd", ("https://far/x", "x"))
+    monkeypatch.setattr(assets, "fetch", fails)
+    monkeypatch.setattr(sys, "argv", ["dori-lite", "fetch", "sscd"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    if isinstance(end.value.code, str):  # what Python prints, with status 1
+        assert end.value.code.startswith(said) and said and "\n" not in end.value.code and status == 1
+    else:
+        assert end.value.code == status and not said
+    print("still here")
+    assert capsys.readouterr().out == "still here\n"
+
+
+def command(*arguments, **options):
+    """`dori-lite` as a process of its own: its status and what it printed as errors."""
+    words = [sys.executable, "-m", "dori_lite.cli", *arguments]
+    given = {"cwd": ROOT, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True} | options
+    done = subprocess.run(words, **given)
+    return done.returncode, done.stderr
+
+
+@posix
+def test_an_output_that_is_closed_or_full_leaves_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert command("--help", stdout=write) == (1, "")
+    finally:
+        os.close(write)
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            status, said = command("--help", stdout=full)
+        assert status == 1 and said == "dori-lite: the system: No space left on device; make room, then run it again\n"
+
+
+def test_places_of_no_use_are_said_before_anything_is_done(tmp_path, monkeypatch):
+    def said(*words):
+        monkeypatch.setattr(sys, "argv", ["dori-lite", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert "\n" not in end.value.code
+        return end.value.code
+
+    (tmp_path / "taken").write_text("a file")
+    for name, value in cli.MALLOC.items():  # else the process is replaced by another one
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.set_flush_denormal", lambda _: None)
+    monkeypatch.setattr("dori_lite.reef.train.fit", lambda *_, **__: pytest.fail("trained"))
+    for option in ("--out", "--work"):
+        free = {"--out": tmp_path / "out", "--work": tmp_path / "work"} | {option: tmp_path / "taken"}
+        match = r"dori-lite: nothing can be written to the folder .*taken.* \(a file is in the way\); name another one"
+        words = [word for pair in free.items() for word in pair]
+        assert re.fullmatch(match, said("train", "autoencoder", "--smoke", *words))
+    assert said("publish", tmp_path / "taken").startswith("dori-lite: no run in ")
+    assert said("publish", "").startswith("dori-lite: no run in ")
+    assert said("fetch", "").startswith("dori-lite: there is no download called ''; there are: ")
+    assert said("set-url", "github.com/a/b").startswith("dori-lite: 'github.com/a/b' is not of the form ")
+
+
+@posix
+def test_an_output_that_fails_at_the_end_is_no_traceback_either():
+    """What is printed is kept back until the command is done."""
+    code = "import sys; from dori_lite import assets, cli; sys.argv = ['dori-lite', 'fetch', 'sscd']\n"
+    code += "assets.fetch = lambda *_: 'a file'\ncli.main()"
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        kept_back = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        options = {"cwd": ROOT, "env": kept_back, "stdout": write, "stderr": subprocess.PIPE, "text": True}
+        done = subprocess.run([sys.executable, "-c", code], **options)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@posix
+def test_an_interrupted_command_says_nothing_and_ends_with_130():
+    code = "import os, signal, sys; from dori_lite import assets, cli; sys.argv = ['dori-lite', 'fetch', 'sscd']\n"
+    code += "assets.fetch = lambda *_: os.kill(os.getpid(), signal.SIGINT)\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 # ---- tools/bootstrap.py ----------------------------------------------------------------------------------
@@ -278,9 +468,6 @@ def installs(calls):
     return [call for call in calls if "pip install" in call]
 
 
-posix = pytest.mark.skipif(os.name == "nt", reason="the fake Python is a shell script")
-
-
 @posix
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 def test_an_active_environment_is_used_and_installed_into_once(machine, variable):
@@ -316,6 +503,70 @@ def test_an_interrupted_installation_is_done_again(machine):
 def test_a_python_that_cannot_make_the_environment_says_so_in_one_line(machine, before, message):
     status, stderr, calls = machine.run("-m", "pytest", before=before)
     assert status == 1 and message in stderr and stderr.count("\n") == 1 and not calls
+
+
+EMPTIED = "import venv\nvenv.create = lambda folder, **k: print('EMPTIED', file=sys.stderr)"
+
+
+def put(machine, what):
+    """Something in the place of .venv that is no environment which works here; the file that must stay."""
+    place, precious = machine.root / ".venv", machine.root / "elsewhere" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("hours of work")
+    if what == "a link to a folder":
+        place.symlink_to(precious.parent)
+    elif what == "a link to an empty folder":
+        (machine.root / "empty").mkdir()
+        place.symlink_to(machine.root / "empty")
+    elif what == "a link to nothing":
+        place.symlink_to(machine.root / "gone")
+    elif what == "a file":
+        place.write_text("hours of work")
+        return place
+    elif what == "a folder of other things":
+        shutil.move(precious.parent, place)
+        return place / "precious.txt"
+    elif what == "another's environment whose Python is gone":
+        (place / "lib").mkdir(parents=True)
+        (place / "pyvenv.cfg").write_text("home = /gone")
+        precious = shutil.move(precious, place / "lib" / "package.py")
+    else:  # Windows', where both see one folder
+        (place / "Scripts").mkdir(parents=True)
+        (place / "Scripts" / "python.exe").write_text("")
+        (place / "dori-lite-installed").write_text("")
+    return Path(precious)
+
+
+@posix
+@pytest.mark.parametrize(
+    "what",
+    ["a link to a folder", "a link to nothing", "a link to an empty folder", "a file", "a folder of other things",
+     "another's environment whose Python is gone", "another system's"],
+)  # fmt: skip
+def test_nothing_but_an_environment_of_ours_is_emptied(machine, what):
+    precious = put(machine, what)
+    status, stderr, calls = machine.run("-m", "pytest", before=EMPTIED)
+    assert precious.read_text() == "hours of work" and "EMPTIED" not in stderr and not calls
+    assert status == 1 and stderr.count("\n") == 1
+    assert ".venv is in the way: it is no environment that works here, and making one would empty it; remove" in stderr
+
+
+@posix
+@pytest.mark.parametrize("left", ["nothing", "empty folders", "a configuration", "one of ours without its Python"])
+def test_what_was_left_half_made_is_made_again(machine, left):
+    place, made = machine.root / ".venv", machine.python("template")
+    if left != "nothing":
+        (place / "bin").mkdir(parents=True)
+    if left == "a configuration":
+        (place / "pyvenv.cfg").write_text("home = /usr")
+    if left == "one of ours without its Python":
+        (place / "bin" / "python").symlink_to("/gone/python3.11")
+        (place / "lib.py").write_text("")
+        (place / "dori-lite-installed").write_text("of another time")
+    fake = "import shutil, venv\ndef make(folder, **k):\n  shutil.rmtree(folder, ignore_errors=True)\n"
+    fake += f"  shutil.copytree({made!r}, folder)\nvenv.create = make"
+    status, _, calls = machine.run("-m", "pytest", before=fake)
+    assert status == 0 and installs(calls) and calls[-1] == "-m pytest"
 
 
 @posix
@@ -365,3 +616,26 @@ def test_times_are_json(root):
     (root / "_build").mkdir()
     build.note_time(root, "quick", SLUG, 1.5)
     assert json.loads((root / "_build" / "times.json").read_text()) == {"quick": {SLUG: 1.5}}
+
+
+# ---- tools/colab.py --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    spec = importlib.util.spec_from_file_location("colab", ROOT / "tools" / "colab.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_colab_installs_what_is_missing_into_this_python(colab, monkeypatch):
+    calls = []
+    monkeypatch.setattr(colab, "MISSING", ("torchmetrics", "no_such_package"))
+    monkeypatch.setattr(colab.subprocess, "call", lambda command: calls.append(command) or 0)
+    for _ in range(2):  # a cell may be run twice
+        colab.main()
+    assert calls == [[sys.executable, "-m", "pip", "install", "-q", "--no-deps", str(ROOT), "no_such_package"]] * 2
+    monkeypatch.setattr(colab.subprocess, "call", lambda command: 1)
+    with pytest.raises(SystemExit, match="^dori-lite: the installation did not finish .*: run this cell again$"):
+        colab.main()

@@ -1,13 +1,18 @@
 """Charts show what their rows hold, and every name in a style of its own."""
 
+import io
+import warnings
 from itertools import combinations
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
+from matplotlib import cbook
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
-from dori_lite.figures import charts, style
+from dori_lite.figures import charts, pictures, style
 
 
 def series(axis):
@@ -198,6 +203,7 @@ def test_strips_mark_the_median_of_each_group():
     for hue in (None, "model"):
         axis = charts.strips(rows, "v", "kind", hue=hue).axes[0]
         assert [line.get_xdata()[0] for line in axis.lines[-2:]] == [2.0, 4.0]
+        assert axis.yaxis_inverted() and [t.get_text() for t in axis.get_yticklabels()] == ["a", "b"]  # first on top
         points = [x for c in axis.collections for x in c.get_offsets()[:, 0].tolist()]
         assert sorted(points) == [1.0, 2.0, 4.0, 9.0]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["x", "y"]
@@ -249,3 +255,91 @@ def test_curves_draw_each_line_in_its_own_style():
 def test_curves_say_what_does_not_fit(heights, message):
     with pytest.raises(ValueError, match=message):
         charts.curves([0, 1], heights, "x", "y")
+
+
+# ---- captions and names of any kind ---------------------------------------------------------------------
+
+HOSTILE = ["it costs $5 or $6", "$$", r"$\frac{1$", r"\$ and $x_0$", "a 🐟, 魚 and рыба", "heart \u2764\ufe0f\u200d🔥",
+           "a\x00b\tc", "two\nlines\r\nor three", "<b>'\"&amp;", "a very long caption " * 60, "w" * 400, "", "\ud800",
+           "%s {0}"]  # fmt: skip
+
+
+def test_literal_text_is_drawn_letter_by_letter():
+    expected = {"it costs $5 or $6": r"it costs \$5 or \$6", "$$": r"\$\$", r"\$ and $x_0$": r"\\$ and \$x_0\$"}
+    expected |= {
+        "a 🐟, 魚 and рыба": "a □, □ and рыба",
+        "a\x00b\tc": "ab c",
+        "two\nlines\r\nor three": "two\nlines\nor three",
+    }
+    expected |= {"": "", "\ud800": "", "%s {0}": "%s {0}", 7: "7", "never saw it": "never saw it", "√ᾱ ≤ ½": "√ᾱ ≤ ½"}
+    assert {text: style.literal(text) for text in expected} == expected
+    assert not any(cbook.is_math_text(style.literal(text)) for text in HOSTILE)
+    assert style.literal("one two three four five", 8, 2) == "one two\nthree…"
+    assert (
+        style.literal("w" * 20, 8, 2) == "wwwwwwww\nwwwwwww…"
+        and style.literal("a well-known fish", 10, 9).count("-") == 1
+    )
+
+
+def numbers(names):
+    return {name: [0.1 * k + 0.3, 0.5] for k, name in enumerate(names)}
+
+
+def frame(names, **columns):
+    return pd.DataFrame({"target": names, "v": [0.1 * k for k in range(len(names))], **columns})
+
+
+FOUR, EVERY = HOSTILE[:4], HOSTILE
+IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+POINTS = ([0, 0.5, 1], [0, 0.7, 1])
+DRAWN = {
+    "replay_rates": lambda: charts.replay_rates(frame(EVERY, model="own twin"), "v"),
+    "by_condition": lambda: charts.by_condition(frame(EVERY), "v", "target", EVERY[9]),
+    "strips": lambda: charts.strips(frame(EVERY), "v", "target", label="$a$ $b$"),
+    "strips, hue": lambda: charts.strips(frame(FOUR, hue=FOUR[::-1]), "v", "target", hue="hue"),
+    "token_bars": lambda: charts.token_bars({name: (EVERY, range(1, len(EVERY) + 1)) for name in EVERY[:3]}),
+    "score_distributions": lambda: charts.score_distributions(numbers(EVERY), 0.5, "$a$ $b$"),
+    "roc_curves": lambda: charts.roc_curves(dict.fromkeys(FOUR, POINTS), "$a$", "$b$"),
+    "curves": lambda: charts.curves([1, 2], numbers(HOSTILE[4:8]), "$a$", EVERY[9], log=True),
+    "dose_response": lambda: charts.dose_response(
+        pd.DataFrame(
+            [(x, m, r, 0.5) for x in FOUR[:2] for m in HOSTILE[4:6] for r in (0.1, 0.2)],
+            columns=["model", "mask", "rho", "descriptor rate"],
+        ),
+        label="$a$ $b$",
+    ),  # fmt: skip
+    "rate_curves": lambda: charts.rate_curves(
+        frame(FOUR, condition="remembers", steps=[0, 1, 2, 3], start=FOUR), "v", label="$a$ $b$"
+    ),  # fmt: skip
+    "exposure_curve": lambda: charts.exposure_curve(
+        pd.DataFrame({"exposures": [1, 4], "model": "own twin", "$a$ $b$": [0.1, 0.9]}), "$a$ $b$", 0.5
+    ),  # fmt: skip
+    "grid": lambda: pictures.grid({name: [IMAGE] * 4 for name in EVERY}, columns=FOUR, title=EVERY[9]),
+    "grid, small": lambda: pictures.grid(
+        {EVERY[9]: [IMAGE], EVERY[10]: [IMAGE]}, columns=[EVERY[10]], title="$", size=0.6
+    ),
+    "maps": lambda: pictures.maps({name: IMAGE[0] - 0.5 for name in EVERY[:6]}),
+    "poster": lambda: pictures.poster(
+        {name: [(IMAGE, 0.4), (IMAGE, 0.9)] for name in EVERY}, (0, 1), IMAGE, 0.5, EVERY[0], EVERY[0] + EVERY[9]
+    ),  # fmt: skip
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_hostile_captions_are_drawn_and_nothing_warns(name):
+    """Two dollar signs are mathematics to matplotlib, or a crash; a letter that the font has not is a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = DRAWN[name]()
+        figure.savefig(io.BytesIO(), dpi=40, bbox_inches="tight")
+    ours = [text.get_text() for text in figure.findobj(Text) if "mathdefault" not in text.get_text()]
+    assert not [text for text in ours if cbook.is_math_text(text)]
+    assert any(r"\$" in text or "□" in text for text in ours)  # they were drawn
+    assert max(figure.get_size_inches()) < 40
+    plt.close(figure)
+
+
+def test_a_logarithmic_axis_keeps_its_powers():
+    figure = charts.curves([0, 1], {"a": [1, 1000]}, "time", "loss", log=True)
+    figure.canvas.draw()
+    assert any("10^{" in text.get_text() for text in figure.axes[0].get_yticklabels())

@@ -9,7 +9,7 @@ import pytest
 
 from dori_lite.book import claims, reported
 from dori_lite.book.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, summary, verdict
-from dori_lite.stats import bootstrap, bootstrap_spearman, paired, ratios
+from dori_lite.stats import mean_interval, paired_interval, ratios, spearman_interval
 
 REPLAY, VARIETY = CLAIMS["replay"], CLAIMS["variety"]
 CANARIES = [f"canary-{k}" for k in range(8)]
@@ -28,7 +28,7 @@ def table(own, other):
 
 def judged(planted):
     by_model = planted.groupby(["model", "canary"])["copy"].mean().unstack("model")
-    return verdict(REPLAY, *bootstrap(paired(by_model["own"], by_model["other"]), seed=0))
+    return verdict(REPLAY, *paired_interval(by_model["own"], by_model["other"]))
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_each_verdict_of_replay_occurs(own, other, expected):
         ([0.5] * 8, [0.5, 0.6, 0.4, 0.5, 0.7, 0.6, 0.5, 0.4], FAILS),
         ([0.05, 0.5, 0.08, 0.6, 0.1, 0.7, 0.5, 0.5], [0.5, 0.6, 0.4, 0.5, 0.7, 0.6, 0.5, 0.4], UNDECIDED),
         ([0.0] + [0.5] * 7, [0.5] * 8, UNDECIDED),  # one canary without any variety decides nothing
-        ([0.0] * 8, [0.5] * 8, HOLDS),
+        ([0.0] * 8, [0.5] * 8, UNDECIDED),  # nor do eight: a ratio without end has no interval
         ([0.0] * 8, [0.0] * 8, UNDECIDED),  # no variety anywhere: no ratio
     ],
 )
 def test_each_verdict_of_variety_occurs(own, other, expected):
-    assert verdict(VARIETY, *bootstrap(ratios(own, other), seed=0, geometric=True)) == expected
+    assert verdict(VARIETY, *mean_interval(ratios(own, other), geometric=True)) == expected
 
 
 def test_verdict_at_the_edges():
@@ -72,9 +72,10 @@ def test_verdict_at_the_edges():
 
 def test_too_few_units_are_undecided():
     for values in ([], [1.0], [1.0, math.nan, 1.0]):
-        assert verdict(REPLAY, *bootstrap(values, seed=0)) == UNDECIDED
-    assert bootstrap([1.0], seed=0)[0] == 1.0
-    assert verdict(REPLAY, *bootstrap([1.0, 1.0], seed=0)) == HOLDS
+        assert verdict(REPLAY, *mean_interval(values)) == UNDECIDED
+        assert verdict(REPLAY, *mean_interval(values, bounds=(-1, 1), reach=1)) == UNDECIDED
+    for units, expected in ((2, UNDECIDED), (4, UNDECIDED), (5, HOLDS), (8, HOLDS)):  # all of them copies
+        assert verdict(REPLAY, *paired_interval([1] * units, [0] * units)) == expected
 
 
 def test_thresholds_are_committed():
@@ -120,14 +121,12 @@ def test_summary_keeps_what_a_verdict_rests_on():
 )
 def test_verdicts_of_exposures_occur(shape, expected):
     x = np.repeat([1, 4, 16, 64, 256], 4)
-    assert verdict(CLAIMS["exposures"], *bootstrap_spearman(x, shape(x), seed=0)) == expected
+    assert verdict(CLAIMS["exposures"], *spearman_interval(x, shape(x))) == expected
 
 
 def test_spearman_of_too_little_is_undecided():
-    for x, y in (([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [1, math.nan, 3])):
-        assert verdict(CLAIMS["exposures"], *bootstrap_spearman(x, y, seed=0)) == UNDECIDED
-    with pytest.raises(ValueError, match="one number a unit"):
-        bootstrap_spearman([1, 2, 3], [1, 2], seed=0)
+    for x, y in (([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [1, math.nan, 3, 4])):
+        assert verdict(CLAIMS["exposures"], *spearman_interval(x, y)) == UNDECIDED
 
 
 def test_claims_in_words_tell_what_decides_them():

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -156,7 +157,7 @@ def test_shapes_that_do_not_compare(one_line):
     for function in (l2, ssim):
         match = r"compare pictures of one shape \[B, 3, H, W\]; got \[2, 3, 16, 16\], \[1, 3, 16, 16\]"
         one_line(ValueError, match, function, a, a[:1])
-        one_line(ValueError, "compare pictures", function, a[0], a[0])
+        one_line(ValueError, r"images have shape \[3, 16, 16\]; give one or more", function, a[0], a[0])
         one_line(ValueError, "compare pictures", function, a, a[..., :8])
     one_line(ValueError, "compare pictures", adaptive_l2, a, a[:1], random_images(5, 17))
 
@@ -204,7 +205,22 @@ def test_scores_of_another_shape(one_line):
     images = random_images(2, 23, 4)
     for scores in (torch.ones(3), torch.ones(2, 1), torch.tensor(1.0)):
         wrong = Detector("wrong", lambda images, targets, scores=scores: scores, 0.5)
-        one_line(ValueError, r"wrong must score 2 pictures as \[2\]; got \[", wrong, images, images)
+        one_line(ValueError, r"wrong's score must be \[2\]; got float32 \[", wrong, images, images)
+    wrong = Detector("wrong", lambda images, targets: [0.1, 0.2], 0.5)
+    one_line(ValueError, r"wrong's score must be a tensor \[2\], not a list", wrong, images, images)
+    for counts in (torch.tensor([3, 0]), torch.tensor([True, False])):  # numbers are numbers
+        found = Detector("counts", lambda images, targets, counts=counts: counts, 0.5)
+        assert found(images, images).tolist() == [True, False] and found.scores(images, images).is_floating_point()
+
+
+def test_a_detector_is_checked_where_it_is_made(one_line):
+    for threshold in (math.nan, math.inf, None, "0.5", True, torch.tensor(0.5)):
+        one_line(ValueError, "given: threshold=.* does not fit; give a finite", Detector, "given", ssim, threshold)
+        one_line(ValueError, "ssim: threshold=.* does not fit; give a finite", copies.by_ssim, threshold)
+    for name, score in (("", ssim), (None, ssim), ("given", None), ("given", "ssim")):
+        one_line(ValueError, "a detector needs a name and a function", Detector, name, score, 0.5)
+    for batch in (0, -1, 2.0, True):
+        one_line(ValueError, "flat: batch=.* is not a count", copies.by_descriptor, "flat", ssim, 0.5, batch)
 
 
 def test_by_ssim_is_ssim(pairs):
@@ -245,7 +261,7 @@ def test_by_adaptive_l2_holds_few_others_as_floats_at_once(monkeypatch):
         sizes.extend(len(part) for part in parts)
         return known(images, parts, n)
 
-    monkeypatch.setattr(copies, "nearest", watched)
+    monkeypatch.setattr("dori_lite.distances.nearest", watched)
     others = torch.zeros(2500, 3, 2, 2, dtype=torch.uint8)
     copies.by_adaptive_l2(others)(*[torch.ones(1, 3, 2, 2)] * 2)
     assert sizes == [1024, 1024, 452]
@@ -263,6 +279,63 @@ def test_by_adaptive_l2_without_others_or_with_larger_ones(one_line):
     one_line(ValueError, r"other pictures are \[3, 8, 8\], these \[3, 16, 16\]", detector, a, a)
 
 
+def test_others_that_would_make_everything_a_copy(one_line):
+    """Floats that were meant as bytes, or NaN among them: every image would be nearer to its target than to these."""
+    images, good = random_images(2, 40, 8), random_images(60, 41, 8)
+    broken = good.clone()
+    broken[59, 0, 0, 0] = math.nan
+    for bad, match in (
+        (good * 255, r"other pictures must be in \[0, 1\], not \[.*, 25.\]"),
+        (broken, "other pictures are not all finite: number 59"),
+        ((good * 255).int(), "other pictures must be floats"),
+        (good[0], r"other pictures have shape \[3, 8, 8\]"),
+        (good[:, :1], r"other pictures have shape \[60, 1, 8, 8\]"),
+        (None, "other pictures are a NoneType"),
+        ([good.numpy()], "other pictures are a ndarray"),
+        ([good, random_images(3, 42, 16)], r"other pictures are \[3, 16, 16\], these \[3, 8, 8\]"),
+        ([good, (255 * good[0]).byte()], "other pictures have shape"),
+    ):
+        one_line(ValueError, match, copies.by_adaptive_l2, bad)
+        one_line(ValueError, match, nearest, images, bad)
+        one_line(ValueError, match, adaptive_l2, images, images, bad)
+    for nothing in ([], good[:0], [good[:0]]):
+        one_line(ValueError, "give at least one", nearest, images, nothing)
+        one_line(ValueError, "give at least one", adaptive_l2, images, images, nothing)
+    some = nearest(images, [good[:0], good], 3)  # an empty part among others is none
+    assert all(torch.equal(a, b) for a, b in zip(some, nearest(images, good, 3), strict=True))
+
+
+def test_neighbours_and_alpha_that_do_not_fit(one_line):
+    images, others = random_images(2, 43, 8), random_images(9, 44, 8)
+    for n in (0, -1, 2.5, True, "3"):
+        one_line(ValueError, "n=.* is not a count", nearest, images, others, n)
+        one_line(ValueError, "n=.* is not a count", copies.by_adaptive_l2, others, n)
+    for alpha in (0, -0.5, math.nan, math.inf, "1"):
+        one_line(ValueError, "alpha", adaptive_l2, images, images, others, 3, alpha)
+        one_line(ValueError, "alpha", copies.by_adaptive_l2, others, 3, alpha)
+
+
+def test_pictures_that_are_none(one_line):
+    """Bytes, floats from 0 to 255, NaN, and what is no tensor: refused wherever pictures are compared."""
+    good, others = random_images(2, 45), random_images(9, 46)
+    broken = good.clone()
+    broken[1, 0, 0, 0] = math.nan
+    mine = Detector("mine", lambda a, b: torch.ones(len(a)), 0.5)  # it looks at nothing
+    compare = [l2, ssim, copies.by_ssim(), lambda a, b: adaptive_l2(a, b, others), mine, mine.scores]
+    compare += [lambda a, b: copies.opinions([mine], a, b)]
+    for bad, match in (
+        ((good * 255).byte(), "must be floats in .*, not uint8; divide bytes by 255"),
+        (good * 255, r"must be in \[0, 1\], not \["),
+        (broken, "are not all finite: number 1"),
+        (good.numpy(), "are a ndarray; give a tensor"),
+    ):
+        for function in compare:
+            one_line(ValueError, f"images {match}", function, bad, good)
+            one_line(ValueError, f"targets {match}", function, good, bad)
+        one_line(ValueError, f"images {match}", nearest, bad, others)
+    one_line(ValueError, "SSIM's window needs pictures of 6×6 or more", ssim, good[..., :5], good[..., :5])
+
+
 def test_by_descriptor_is_the_cosine():
     images, targets = random_images(7, 28, 8), random_images(7, 29, 8)
     images[3], weight, sizes = targets[3], torch.randn(12, 3 * 64, requires_grad=True), []
@@ -273,6 +346,9 @@ def test_by_descriptor_is_the_cosine():
 
     detector = copies.by_descriptor("linear", features, 0.5, batch=3)
     found = detector.score(images, targets)
+    assert sizes == [1, 1, 1, 1, 3, 3, 3, 3, 1, 1]  # tried on two pictures first
+    sizes.clear()
+    assert torch.equal(detector.score(images, targets), found)
     assert sizes == [3, 3, 3, 3, 1, 1] and not found.requires_grad and found.shape == (7,)
     for k in range(7):
         a, b = (weight.detach().double() @ x[k].double().flatten() for x in (images, targets))
@@ -282,7 +358,8 @@ def test_by_descriptor_is_the_cosine():
     assert (detector.name, detector.threshold) == ("linear", 0.5)
     assert torch.equal(detector(images, targets), found >= 0.5)
     # A descriptor of zeros is like nothing, and the size of descriptors does not matter.
-    assert copies.by_descriptor("zero", lambda x: 0 * x.flatten(1), 0.5).score(images, targets).tolist() == [0] * 7
+    black = torch.zeros_like(images)
+    assert copies.by_descriptor("flat", lambda x: x.flatten(1), 0.5).score(black, targets).tolist() == [0] * 7
     small = copies.by_descriptor("small", lambda x: 1e-5 * features(x), 0.5).score(images, targets)
     assert torch.allclose(small, found, atol=1e-5)
 
@@ -291,7 +368,7 @@ def test_at_the_threshold_of_a_cosine():
     """[4, 0] and [1, 0]: the cosine is exactly 1, and 1 counts."""
 
     def features(pictures):
-        return torch.tensor([[4.0 - 3 * value, 0.0] for value in pictures[:, 0, 0, 0].tolist()])
+        return torch.tensor([[4.0 - 3 * value, value * (1 - value)] for value in pictures[:, 0, 0, 0].tolist()])
 
     zeros, ones = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
     assert copies.by_descriptor("unit", features, 1.0)(zeros, ones).all()
@@ -302,7 +379,106 @@ def test_descriptors_of_another_shape(one_line):
     a = random_images(2, 30, 8)
     for features in (lambda x: x, lambda x: x.flatten(), lambda x: x[:1].flatten(1)):
         detector = copies.by_descriptor("wrong", features, 0.5)
-        one_line(ValueError, r"descriptors of 2 pictures must be \[2, D\]; got \[", detector, a, a)
+        one_line(ValueError, r"wrong's features must be \[[12], D\]; got float32 \[", detector, a, a)
+
+
+class Output(dict):
+    """Stands for transformers' outputs: a mapping whose items are attributes as well."""
+
+    __getattr__ = dict.__getitem__
+
+
+def test_features_that_are_an_object_or_not_finite(one_line):
+    a = random_images(2, 47, 8)
+    pooled = lambda x: Output(last_hidden_state=x.flatten(2), pooler_output=x.flatten(1))  # noqa: E731
+    cases = [(pooled, r"not a Output; return a tensor, such as its \.pooler_output$")]
+    cases += [(lambda x: SimpleNamespace(image_embeds=x.flatten(1)), r"a SimpleNamespace; .* its \.image_embeds$")]
+    cases += [(lambda x: x.flatten(1).numpy(), "not a ndarray; return a tensor$"), (lambda x: None, "not a NoneType")]
+    cases += [(lambda x: x.flatten(1) / 0, "must be finite; there are NaN or infinite values")]
+    cases += [(lambda x: x.flatten(1)[:, :0], r"must be \[1, D\]; got float32 \[1, 0\]")]
+    cases += [(lambda x: x.flatten(1).cfloat(), r"must be \[1, D\]; got complex64")]
+    for features, match in cases:
+        one_line(ValueError, f"mine's features .*{match}", copies.by_descriptor("mine", features, 0.5), a, a)
+    late = copies.by_descriptor("late", lambda x: x.flatten(1) / (1 - x.amax()), 0.5)
+    late(a / 2, a / 2)
+    one_line(ValueError, "late's features must be finite", late, torch.ones_like(a), a)  # at every call
+    for kind in (torch.float16, torch.float64, torch.int32):  # any real numbers do
+        found = copies.by_descriptor("kind", lambda x, kind=kind: (100 * x).flatten(1).to(kind), 0.5)
+        assert found(a, a).all() and found.score(a, a).dtype == torch.float32
+
+
+# ---- detectors that see nothing -----------------------------------------------------------------------------
+
+DEAD = {
+    "zeros": lambda x: 0 * x.flatten(1),
+    "constant": lambda x: torch.ones(len(x), 4),
+    "all but constant": lambda x: 1 + 1e-4 * x.flatten(1),
+    "one number": lambda x: x.mean((1, 2, 3))[:, None],
+    "random": lambda x: torch.randn(len(x), 64),
+}
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_dead_features_are_refused_by_name(name, one_line):
+    """Zeros would call nothing a copy (all is forgotten!), constants everything."""
+    a, tried = random_images(3, 48, 8), []
+
+    def features(pictures):
+        tried.append(1)
+        return DEAD[name](pictures)
+
+    for _ in range(2):  # a detector that was refused stays so
+        detector = copies.by_descriptor(name, features, 0.5)
+        one_line(ValueError, f"{name}'s features see nothing: .*; give a trained network", detector, a, a)
+        one_line(ValueError, f"{name}'s features see nothing", copies.opinions, [detector], a, a)
+
+
+def test_a_detector_is_tried_once_and_leaves_the_callers_random_numbers_alone():
+    calls, a = [], random_images(2, 49, 8)
+    detector = copies.by_descriptor("flat", lambda x: calls.append(len(x)) or x.flatten(1), 0.5)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    counts = []
+    for _ in range(3):
+        detector(a, a)
+        counts.append(len(calls))
+        calls.clear()
+    assert counts == [6, 2, 2] and torch.equal(torch.rand(2), expected)
+
+
+def test_the_self_test_passes_what_sees_and_names_what_does_not(pairs, one_line):
+    images, targets = pairs
+    sees = [copies.by_ssim(), copies.by_adaptive_l2(random_images(20, 50)), Detector("near", lambda a, b: -l2(a, b), 0)]
+    sees.append(copies.by_descriptor("flat", lambda x: x.flatten(1), 0.9))
+    for detector in sees:
+        copies.self_test(detector, images)
+    yes, no, colours = planted_detectors()
+    copies.self_test(colours, images)  # wrong in another way: it knows the picture, and takes others for it
+    one_line(ValueError, r"yes scores picture 0 against itself \(1\) no higher", copies.self_test, yes, images)
+    one_line(
+        ValueError, "no takes picture 0 for no copy of itself: it scores 0, .* 0.5 or", copies.self_test, no, images
+    )
+    strict = copies.by_ssim(1.1)
+    one_line(
+        ValueError, "ssim takes picture 0 for no copy of itself: it scores 1, .* 1.1", copies.self_test, strict, images
+    )
+    lost = Detector("lost", lambda a, b: torch.full((len(a),), math.nan), 0.5)
+    one_line(ValueError, "lost takes picture 0 for no copy of itself: it scores nan", copies.self_test, lost, images)
+    alone = Detector("alone", lambda a, b: 1 - a.mean((1, 2, 3)), 0.0)
+    one_line(ValueError, "alone scores picture 0 .* no higher", copies.self_test, alone, images)
+    dark = copies.two_pictures(images)
+    for detector in sees[:1] + sees[2:]:
+        copies.self_test(detector, dark)  # also on the pictures that it compares with
+    assert dark.shape == (2, 3, 16, 16) and dark[0].max() <= 0.5 <= dark[1].min()
+    one_line(ValueError, "images must be floats", copies.self_test, sees[0], images.byte())
+
+
+def test_the_shipped_descriptor_sees():
+    from dori_lite.reef import descriptor
+
+    pictures = paint_all(descriptor.split("test", 3)).float() / 255
+    copies.self_test(descriptor.detector(), pictures)
 
 
 @pytest.mark.parametrize("make", ["ssim", "adaptive l2", "descriptor"])
@@ -316,9 +492,9 @@ def test_every_detector_checks_what_it_is_given(make, one_line):
     assert detector.score(a, b).shape == (2,)
     assert detector.score(torch.zeros_like(a), torch.ones_like(a)).shape == (2,)  # the ends of the range belong to it
     one_line(ValueError, r"one shape \[B, 3, H, W\]; got \[2, 3, 16, 16\], \[1, 3, 16, 16\]", detector, a, b[:1])
-    one_line(ValueError, r"one shape \[B, 3, H, W\]", detector, a[0], b[0])
-    one_line(ValueError, r"one or more pictures .* got \[2, 1, 16, 16\]", detector, a[:, :1], b[:, :1])
-    one_line(ValueError, r"one or more pictures .* got \[0, 3, 16, 16\]", detector, a[:0], b[:0])
+    one_line(ValueError, r"images have shape \[3, 16, 16\]; give one or more pictures", detector, a[0], b[0])
+    one_line(ValueError, r"images have shape \[2, 1, 16, 16\]; give one or more", detector, a[:, :1], b[:, :1])
+    one_line(ValueError, r"images have shape \[0, 3, 16, 16\]; give one or more", detector, a[:0], b[:0])
     one_line(ValueError, "must be floats in .*, not uint8; divide bytes by 255", detector, a.byte(), b.byte())
     for spoiled in (math.nan, math.inf):
         c = a.clone()
@@ -407,6 +583,26 @@ def test_sscd_files_that_do_not_load(tmp_path, one_line):
     )
 
 
+class Blind(torch.nn.Module):
+    def forward(self, images):
+        return torch.ones(len(images), 8)
+
+
+class Loose(torch.nn.Module):
+    def forward(self, images):
+        return (images.flatten(1), images)
+
+
+@pytest.mark.parametrize(("kind", "match"), [
+    (Blind, "sscd's features see nothing"), (Loose, r"sscd's features must be a tensor \[1, D\], not a tuple"),
+])  # fmt: skip
+def test_sscd_that_sees_nothing_is_refused_where_it_is_loaded(kind, match, tmp_path, one_line):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
+        torch.jit.script(kind()).save(tmp_path / "blind.pt")
+    one_line(ValueError, match, copies.sscd, True, tmp_path / "blind.pt")
+
+
 def test_loading_warns_of_nothing(script):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -453,6 +649,7 @@ def test_opinions_are_asked_by_name(pairs, one_line):
     for detector in detectors:
         assert torch.equal(found[detector.name], detector(*pairs))
     one_line(ValueError, "different names; got none", copies.opinions, [], *pairs)
+    one_line(ValueError, "give a list .* got a Detector", copies.opinions, copies.by_ssim(), *pairs)
     one_line(
         ValueError, "different names; got ssim, ssim", copies.opinions, [copies.by_ssim(), copies.by_ssim(0.5)], *pairs
     )

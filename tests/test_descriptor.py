@@ -35,6 +35,16 @@ def test_descriptors_are_unit_vectors(pictures):
         assert (z - z.roll(1, 0)).abs().max() > 1e-3
 
 
+def test_pictures_of_another_kind_are_refused(pictures, one_line):
+    model, images = Descriptor(width=4, size=8), pictures.float() / 255
+    one_line(ValueError, "images must be floats in .*, not uint8; divide bytes by 255", model, pictures)
+    one_line(ValueError, r"images must be in \[0, 1\]", model, images * 255)
+    one_line(ValueError, "images are not all finite: number 0", model, images / 0)
+    one_line(ValueError, "pictures of the reef are 64×64, not 32×64; resize them", model, images[..., :32, :])
+    one_line(ValueError, "images must be floats", blur, pictures)
+    one_line(ValueError, "edits are made of bytes, not of torch.float32", edit, images, images, random())
+
+
 class Told(torch.nn.Module):
     """A descriptor that is told what to say."""
 
@@ -124,6 +134,13 @@ def test_held_out_scenes_and_siblings_are_nobodys_training_pictures():
     assert not trained & set(everything)
     assert not [seed for seed in everything if canaries.PICTURE_SEEDS <= seed < decoys]
     assert min(min(some) for some in others.values()) > decoys
+
+
+def test_splits_and_counts_that_there_are_not(one_line):
+    for count in (0, -1, "3", 65, 10**9, True, 2.0, None):
+        one_line(ValueError, "count of 'test'=.* is not a count .* from 1 to 64", descriptor.split, "test", count)
+    for name in ("tests", "", None, ["test"]):
+        one_line(ValueError, "there is no held-out split .*; choose one of descriptor, ", descriptor.split, name, 1)
 
 
 def test_a_split_is_the_held_out_scenes():

@@ -1,17 +1,21 @@
 """Detection: against loops over samples and steps, finite differences and torchmetrics pair by pair."""
 
 import copy
+import unicodedata
 from itertools import combinations
 
 import pytest
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as multiscale
 from torchmetrics.functional.image import structural_similarity_index_measure as single
+from transformers import CLIPTokenizer
 
+from dori_lite import assets
 from dori_lite.detection import (
     between_seed_similarity,
     magnitude,
     noise_differences,
+    readable,
     similarity,
     token_attribution,
 )
@@ -148,6 +152,54 @@ def test_attribution_names_the_pieces(pipe):
     assert (later - weights).abs().max() > 1e-6
 
 
+TOKENIZERS = ["tiny", "reef"]
+HARD = [
+    "a café in são paulo",
+    "中文 fish",
+    "a fish 🐟 over sand 🏝️",
+    "naïve “quotes” — and… ½",
+    "é",
+    "🐟",
+    "e\u0301 (e and an accent)",
+    "a\u00a0b",
+]
+
+
+@pytest.mark.parametrize("which", TOKENIZERS)
+@pytest.mark.parametrize("caption", HARD)
+def test_pieces_are_readable_whatever_the_letters(pipe, caption, which):
+    tokenizer = pipe.tokenizer
+    if which == "reef":
+        folder = assets.data_folder() / "reef" / "twin-a" / "tokenizer"
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    ids = tokenizer(caption).input_ids[1:-1]
+    pieces = readable(tokenizer, ids)
+    assert len(pieces) == len(ids)
+    # what the tokenizer itself makes of the text: lower case, composed, without spaces
+    assert "".join(pieces) == "".join(tokenizer.decode(ids).split()) == "".join(known(caption).split())
+    for letter in set(known(caption)) - {" ", "\u00a0"}:
+        assert any(letter in piece for piece in pieces)  # whole, in one piece
+    everything = readable(tokenizer, tokenizer(caption, padding="max_length", max_length=60).input_ids)
+    assert everything[1 : len(pieces) + 1] == pieces and set(everything[len(pieces) + 1 :]) == {tokenizer.eos_token}
+    assert everything[0] == tokenizer.bos_token
+
+
+def known(caption):
+    return unicodedata.normalize("NFC", caption.lower())
+
+
+def test_an_added_token_stands_for_itself(pipe):
+    tokenizer = copy.deepcopy(pipe.tokenizer)
+    tokenizer.add_tokens(["<рыба>"])
+    pieces = readable(tokenizer, tokenizer("a <рыба> é").input_ids[1:-1])
+    assert pieces == ["a", "<рыба>", "é", ""]
+
+
+def test_attribution_shows_letters_not_bytes(pipe):
+    tokens, weights = token_attribution(pipe, "a café", seeds=[0], steps=2)
+    assert "".join(tokens) == "acafé" and len(tokens) == len(weights) and "" in tokens
+
+
 def test_noise_differences_are_one_prediction_less_its_noise(exact):
     timesteps = ddim_scheduler(exact.scheduler.config)
     timesteps.set_timesteps(STEPS)
@@ -221,14 +273,14 @@ def test_errors_are_one_clear_line(pipe, one_line):
         wrong(r"embeddings have shape \[1, 28, 15\]", function, pipe, embed(pipe, "")[..., 1:])
     for steps, given in ((25, {"steps": 25}), (50, {})):  # 50 by default
         for first in (0, steps + 1, -1):
-            match = f"first={first} is impossible with {steps} steps; choose 1 to {steps}"
+            match = f"first={first} is not a count that fits; give a whole number from 1 to {steps}"
             wrong(match, magnitude, pipe, CAPTIONS, first=first, **given)
             wrong(match, token_attribution, pipe, CAPTIONS[0], first=first, **given)
     wrong("one caption at a time; give a string", token_attribution, pipe, CAPTIONS)
     for step in (-1, 25):
-        wrong(f"there is no step {step}; choose 0 to 24", noise_differences, pipe, CAPTIONS, step=step, steps=25)
+        wrong(f"step={step} .* from 0 to 24", noise_differences, pipe, CAPTIONS, step=step, steps=25)
     for step in (-1, 50):
-        wrong(f"there is no step {step}; choose 0 to 49", noise_differences, pipe, CAPTIONS, step=step)
+        wrong(f"step={step} .* from 0 to 49", noise_differences, pipe, CAPTIONS, step=step)
 
     x = torch.rand(2, 3, 4, 16, 16)
     wrong("two seeds or more", between_seed_similarity, x[:, :1])

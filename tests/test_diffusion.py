@@ -279,18 +279,18 @@ def test_errors_are_one_clear_line(pipe, one_line):
 
     wrong("caption 0 is empty; to sample without one", "")
     wrong("caption 1 is empty", [CAPTIONS[0], "  "])
-    wrong("caption 1 is empty", [CAPTIONS[0], None])
+    wrong("caption 1 is a NoneType, not text", [CAPTIONS[0], None])
     wrong("3 prompts and 2 seeds do not pair up", CAPTIONS, seeds=[1, 2])
     wrong("2 prompts and 3 seeds do not pair up", CAPTIONS[:2], latents=x)
     wrong("3 prompts and 2 seeds do not pair up", y, seeds=[1, 2])
     wrong(r"latents have shape \[3, 4, 16, 8\]; this model takes \[B, 4, 16, 16\]", CAPTIONS, latents=x[..., :8])
     wrong(r"latents have shape \[4, 16, 16\]", CAPTIONS, latents=x[0])
     wrong(
-        "latents hold NaN",
+        "latent 1 holds NaN",
         CAPTIONS,
         latents=torch.where(x > 3, torch.nan, x.clone().index_fill_(3, torch.tensor(2), 4)),
     )
-    wrong("latents hold NaN or infinite", CAPTIONS, latents=x / 0)
+    wrong("latent 0 holds NaN or infinite", CAPTIONS, latents=x / 0)
     wrong(r"embeddings have shape \[3, 28, 15\]; this model takes \[B, 28, 16\]", y[..., :15])
     wrong(r"embeddings have shape \[3, 27, 16\]", y[:, 1:])
     wrong(r"embeddings have shape \[1, 3, 28, 16\]", y[None])

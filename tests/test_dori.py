@@ -2,8 +2,10 @@
 
 import copy
 import inspect
+import warnings
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -408,10 +410,14 @@ def test_errors_are_one_clear_line(pipe, latents, one_line):
     wrong(r"latents have shape \[3, 4, 16, 8\]; this model takes \[B, 4, 16, 16\]", latents[..., :8])
     wrong(r"latents have shape \[4, 16, 16\]", latents[0])
     for bad in (torch.nan, torch.inf):
-        wrong("latents hold NaN or infinite", latents.index_fill(2, torch.tensor(3), bad))
+        wrong("latent 0 holds NaN or infinite", latents.index_fill(2, torch.tensor(3), bad))
+        wrong("latent 1 holds NaN or infinite", latents.index_fill(0, torch.tensor(1), bad))
         bad = y.index_fill(2, torch.tensor(3), bad)
         for start in ("prompt", "random", "normal"):
-            wrong("starting embeddings hold NaN or infinite", prompts=bad, start=start)
+            wrong("embedding 0 holds NaN or infinite", prompts=bad, start=start)
+    wrong("embedding 2 holds NaN", prompts=y.index_fill(0, torch.tensor(2), torch.nan))
+    huge = y.double() * torch.tensor([1, 1, 1e300], dtype=torch.float64).view(3, 1, 1)
+    wrong("starting embedding 2 holds NaN or inf", prompts=huge)  # finite until it is fp32
     wrong("there are no targets; give the latents of at least one", latents[:0])
     wrong("2 prompts for 3 targets; give one for each, or one for all", prompts=CAPTIONS[:2])
     wrong("3 prompts for 2 targets", latents[:2])
@@ -424,27 +430,89 @@ def test_errors_are_one_clear_line(pipe, latents, one_line):
     wrong(r"embeddings have shape \[3, 27, 16\]", prompts=y[:, 1:])
     for streams in ([1, 2], [1, 2, 3, 4], []):
         wrong(f"{len(streams)} streams for 3 targets; give one for each", streams=streams)
-    for positions in ([28], [0, -1], []):
-        wrong("positions are tokens from 0 to 27, at least one; got", positions=positions)
-    for options in ({"radius": 0}, {"radius": -1.0}, {"lr": 0}, {"lr": -0.1}):
-        wrong("lr and radius must be above 0; got", **options)
-    for band in ((5, 5), (6, 5), (-1, 5), (0, 1001), (1000, 1001)):
-        wrong("band is .* with 0 ≤ low < high ≤ 1000; got", band=band)
-    for name in ("steps", "batch"):
-        for value in (0, -1, 1.5, True):
-            wrong(f"{name}={value!r} is not a count; give a whole number from 1 on", **{name: value})
-    wrong("there is no snapshot after 2 of 1 steps; choose 0 to 1", snapshots=[1, 2])
-    wrong("there is no snapshot after -1 of 1 steps", snapshots=[-1])
+    for positions in ([28], [0, -1], [True], [1.0], ["1"]):
+        wrong("a position=.* is not a count that fits; give a whole number from 0 to 27", positions=positions)
+    wrong("there are no positions; give at least one from 0 to 27, or None for all", positions=[])
+    wrong("positions=3 must be a list of tokens", positions=3)
+    for name in ("radius", "lr"):
+        for value in (0, -0.1):
+            wrong(f"{name} must be above 0; got {name}={value}", **{name: value})
+        for value in (torch.nan, torch.inf, "0.1", True):
+            wrong(f"{name}={value!r} does not fit; give a finite number", **{name: value})
+    wrong("lr=None does not fit", lr=None)
+    for band in ((5, 5), (6, 5), (-1, 5), (0, 1001), (1000, 1001), (torch.nan, 5), (0, 5.5)):
+        wrong("band's (low|high) end=.* is not a count that fits; give a whole number from", band=band)
+    for band in (5, (1, 2, 3), torch.nan):
+        wrong(r"band=.* must be two whole numbers \(low, high\)", band=band)
+    for name in ("steps", "batch", "samples"):
+        for value in (0, -1, 1.5, True, torch.nan):
+            wrong(f"{name}={value!r} is not a count that fits; give a whole number from 1 on", **{name: value})
+    for seed in (-1, 2**64, 1.5, True, torch.nan, "1"):
+        wrong("seed=.* is not a count that fits; give a whole number from 0", seed=seed)
+    for after in (2, -1, 0.5):
+        wrong(f"a snapshot={after} is not a count that fits; .* from 0 to 1", snapshots=[1, after])
 
 
 def test_what_is_not_finite_is_said(pipe, latents, one_line):
     broken = copy.deepcopy(pipe)
     broken.unet.conv_out.weight[0, 0] = torch.nan
-    match = "the attack's loss is not finite; use a lower lr"
-    one_line(FloatingPointError, match, find_triggers, broken, latents, prompts=CAPTIONS, **QUICK)
+    match = "the attack's loss is not finite in step {}, for target {}; use a lower lr, or a U-Net in fp32$"
+    with watched(broken.unet) as seen:
+        one_line(FloatingPointError, match.format(0, 0), find_triggers, broken, latents, prompts=CAPTIONS, **QUICK)
+    assert len(seen) == 1  # at once
     y = embed(pipe, CAPTIONS)
     y[1] *= 1e37  # finite, but not what the U-Net makes of it
-    one_line(FloatingPointError, match, find_triggers, pipe, latents, y, **QUICK)
+    options = QUICK | {"streams": STREAMS}
+    one_line(FloatingPointError, match.format(0, 7), find_triggers, pipe, latents, y, **options)
+    one_line(FloatingPointError, match.format(1, 7), poisoned, pipe, latents, options)
+
+
+def poisoned(pipe, latents, options):
+    """An attack whose second target becomes NaN by its second step."""
+
+    def spoil(optimizer, *_):
+        steps.append(1)
+        if len(steps) == 2:
+            optimizer.param_groups[0]["params"][0].data[1, 3, 2] = torch.nan
+
+    steps = []
+    hook = register_optimizer_step_post_hook(spoil)
+    try:
+        find_triggers(pipe, latents, CAPTIONS, **options)
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("options", [{"lr": 1e-9}, {"radius": 1e-9}], ids=["lr", "radius"])
+def test_an_attack_that_moves_nothing_says_so(pipe, latents, options):
+    with pytest.warns(
+        UserWarning, match="^the attack moved the embedding of target .* by .*: raise lr or radius"
+    ) as said:
+        find_triggers(pipe, latents, CAPTIONS, **QUICK, streams=STREAMS, **options)
+    assert len(said) == 1 and "\n" not in str(said[0].message) and said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_triggers(pipe, latents, CAPTIONS, lr=1e-4, positions=[3], steps=1, batch=1)  # little, but it moves
+
+
+def test_numpys_numbers_are_numbers(pipe, latents):
+    options = {"steps": 2, "batch": 2, "seed": 3, "snapshots": [1], "band": (0, 500), "lr": 0.25, "positions": [4]}
+    found = find_triggers(pipe, latents, CAPTIONS, **options)
+    same = {"lr": np.float64(0.25), "positions": np.array([4]), "band": np.array([0, 500]), "snapshots": np.array([1])}
+    again = find_triggers(pipe, latents, CAPTIONS, **{**options, **same}, samples=np.int64(8))
+    assert torch.equal(again.embeddings, found.embeddings)
+    whole = find_triggers(
+        pipe, latents, CAPTIONS, **options | {k: np.int64(options[k]) for k in ("steps", "batch", "seed")}
+    )
+    assert torch.equal(whole.embeddings, found.embeddings) and torch.equal(whole.losses, found.losses)
+
+
+def test_snapshots_and_tensors_that_are_not_there(pipe, latents, one_line):
+    found = find_triggers(pipe, latents, CAPTIONS, **QUICK, snapshots=[1, 0])
+    one_line(ValueError, "no snapshot was kept after step=2; there are: 0, 1$", found.on, pipe, 2)
+    tensors = found.tensors()
+    tensors.pop("start")
+    one_line(ValueError, "these tensors are no triggers: start is missing", stored, tensors)
 
 
 def test_given_embeddings_are_taken_as_they_are(pipe, latents):

@@ -3,15 +3,17 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from dori_lite import assets
 from dori_lite.book import chapter, claims, effects
 from dori_lite.book.publish import PUBLISHED_BYTES
-from dori_lite.files import plain
-from dori_lite.runs import open_existing
-from dori_lite.stats import bootstrap
+from dori_lite.files import plain, read_json
+from dori_lite.runs import Run, open_existing
+from dori_lite.stats import mean_interval
 
 RECORDS = sorted((assets.data_folder() / "results").glob("*/*/*/record.json"))
 
@@ -36,11 +38,94 @@ def test_every_claim_has_an_effect_and_every_effect_a_claim():
     assert len(RECORDS) >= 4
 
 
+def percentiles(values, level=0.95):
+    """Ends that occurred, as the first pair's records have them."""
+    tail = (1 - level) / 2
+    return np.quantile(values, tail, method="lower"), np.quantile(values, 1 - tail, method="higher")
+
+
+def bootstrapped_mean(values, bounds=None, reach=None, geometric=False):
+    values = np.log(values) if geometric else np.asarray(values)
+    means = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
+    found = [values.mean(), *(percentiles(means) if len(values) > 1 else [math.nan] * 2)]
+    return np.exp(found) if geometric else found
+
+
+def bootstrapped_rho(x, y):
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    chosen = np.random.default_rng(0).integers(len(x), size=(2000, len(x)))
+    return spearmanr(x, y).statistic, *np.quantile([spearmanr(x[k], y[k]).statistic for k in chosen], [0.025, 0.975])
+
+
+def bootstrapped_area(positives, negatives):
+    wins = (np.sign(np.asarray(positives)[:, None] - np.asarray(negatives)) + 1) / 2
+    random = np.random.default_rng(0)
+    one, other = (random.multinomial(n, np.full(n, 1 / n), size=2000) / n for n in wins.shape)
+    return wins.mean(), *np.quantile((one @ wins * other).sum(1), [0.025, 0.975])
+
+
 @pytest.mark.parametrize("path", RECORDS, ids=["/".join(path.parts[-4:-1]) for path in RECORDS])
-def test_published_verdicts_follow_from_published_rows(path):
+def test_published_verdicts_follow_from_published_rows(path, monkeypatch):
+    """Those of the first pair, with the percentile bootstraps they were published with: they stay as they were."""
     run = open_existing(path.parent)
     stored = run.read_record()["verdicts"]
-    assert stored and plain(chapter.verdicts(run, *stored)) == stored
+    monkeypatch.setattr(effects, "mean_interval", bootstrapped_mean)
+    monkeypatch.setattr(effects, "spearman_interval", bootstrapped_rho)
+    monkeypatch.setattr(effects, "auc_interval", bootstrapped_area)
+    found = plain(chapter.verdicts(run, *stored))
+    assert stored and found.keys() == stored.keys()
+    for key, verdict in stored.items():
+        assert alike(found[key], verdict), key
+
+
+def alike(one: dict, other: dict) -> bool:
+    """The same words, and numbers but for rounding."""
+    numbers = {key: value for key, value in other.items() if isinstance(value, float)}
+    return one == other | {key: one.get(key) for key in numbers} and all(
+        one[key] == pytest.approx(value, rel=1e-9) for key, value in numbers.items()
+    )
+
+
+def test_published_verdicts_stand_beside_recomputed_ones():
+    stored, found = read_json(effects.recomputed_file("reef")), effects.recompute("reef")
+    assert stored.keys() == found.keys() == {"/".join(path.parts[-3:-1]) for path in RECORDS if "reef" in path.parts}
+    for run, verdicts in found.items():
+        published = read_json(effects.recomputed_file("reef").parent / run / "record.json")["verdicts"]
+        assert verdicts.keys() == stored[run].keys() == published.keys()
+        for key, both in verdicts.items():
+            about = claims.claim(key)
+            assert both["threshold"] == about.threshold == published[key]["threshold"]
+            assert stored[run][key]["published"] == {part: published[key][part] for part in both["published"]}
+            assert alike(both["recomputed"], stored[run][key]["recomputed"]), (run, key)
+            numbers = [math.nan if x is None else x for x in list(both["recomputed"].values())[:3]]
+            assert both["recomputed"]["verdict"] == claims.verdict(about, *numbers)
+    changed = {key for verdicts in stored.values() for key, both in verdicts.items() if differ(both)}
+    assert changed == {"magnitude", "membership", "injection"}  # each to undecided
+
+
+def differ(both) -> bool:
+    return both["published"]["verdict"] != both["recomputed"]["verdict"] == claims.UNDECIDED
+
+
+def test_recomputing_writes_one_file_and_leaves_records(tmp_path, monkeypatch, one_line):
+    monkeypatch.setattr(assets, "data_folder", lambda: tmp_path)
+    one_line(FileNotFoundError, "nothing is published", effects.recompute, "lagoon")
+    folder = tmp_path / "results" / "lagoon" / "01_x" / "standard"
+    run, stored = Run(folder, "01_x", "lagoon", {"name": "standard"}, 0), {"verdict": "holds here"}
+    for _ in run.todo("picture", target=["t1", "t2", "t3"]):
+        run.keep([{"model": model, "descriptor rate": rate} for model, rate in (("own twin", 1), ("other twin", 0))])
+    stored |= {"estimate": 1.0, "low": 1.0, "high": 1.0, "units": 3, "threshold": 0.5, "rung": "counterfactual"}
+    run.record(verdicts={"replay": stored})
+    before = (folder / "record.json").read_bytes()
+    written = effects.write_recomputed("lagoon")
+    assert written == tmp_path / "results" / "lagoon" / "recomputed.json"
+    found = read_json(written)["01_x/standard"]["replay"]
+    assert found["published"] == {"estimate": 1.0, "low": 1.0, "high": 1.0, "verdict": "holds here"}
+    low = found["recomputed"].pop("low")
+    assert found["recomputed"] == {"estimate": 1.0, "high": 1.0, "verdict": "undecided"} and low == pytest.approx(
+        0.05 ** (1 / 3)
+    )
+    assert (found["units"], found["threshold"]) == (3, 0.5) and (folder / "record.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=["/".join(path.parts[-4:-1]) for path in RECORDS])
@@ -68,8 +153,11 @@ def test_replay_is_the_mean_difference_of_the_twins_and_variety_their_ratio():
     run = Planted(picture=pictures([1, 0.5, 1], [0, 0.25, 0.5]))
     estimate, low, high, units = effects.effect("replay", run)
     assert (estimate, units) == (pytest.approx((1 + 0.25 + 0.5) / 3), 3) and low <= estimate <= high
-    assert (estimate, low, high) == bootstrap([0.5, 0.25, 1], 0)  # by name: t7, t8, t9
+    assert (estimate, low, high) == mean_interval([0.5, 0.25, 1], bounds=(-1, 1), reach=1)  # by name: t7, t8, t9
     assert effects.effect("variety", run)[0] == pytest.approx(6)
+    different = Planted(picture=pictures([1, 1], [0, 0]))
+    different.kinds["picture"]["diversity"] = [0.1, 0.4, 0.2, 0.2]
+    assert effects.effect("variety", different)[:3] == mean_interval([4, 1], geometric=True)
 
 
 def test_exposures_rank_the_graded_pictures_alone():
@@ -114,6 +202,9 @@ def test_hiding_choosing_and_sparing_compare_conditions_of_one_canary():
     run = Planted(condition=rows)
     expected = {"nemo-hides": 0.125, "wanda-hides": 0.75, "wanda-chooses": 0.625, "wanda-spares": 0.75 - 0.375}
     assert {key: effects.effect(key, run)[0] for key in expected} == pytest.approx(expected)
+    assert effects.effect("wanda-hides", run)[:3] == mean_interval([0.5, 1], bounds=(-1, 1), reach=1)
+    spared = [0.25, 0.5]  # a difference of differences: as far as two from zero
+    assert effects.effect("wanda-spares", run)[:3] == mean_interval(spared, bounds=(-2, 2), reach=1)
 
 
 STEPS = (0, 20, 200, 250)

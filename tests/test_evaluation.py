@@ -3,6 +3,7 @@
 import copy
 import math
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from dori_lite import copies, dori, masks
 from dori_lite.copies import Detector
 from dori_lite.diffusion import generate
 from dori_lite.dori import find_triggers
-from dori_lite.evaluation import Condition, Target, World, ask, attack, judge, look, score, tabulate
+from dori_lite.evaluation import Condition, Target, World, ask, attack, grid, judge, look, score, tabulate
 from dori_lite.models import embed, encode, fingerprint, mlp_layers
 from dori_lite.reef import canaries, descriptor
 from dori_lite.reef.paint import paint_all
@@ -62,6 +63,42 @@ def test_asking_for_nothing_is_an_error(pipe, one_line):
     for count in (1, 3):
         y = torch.zeros(count, 28, 16)
         one_line(ValueError, f"{count} prompts for 2 targets", ask, pipe, targets, seeds=[0], prompts=y)
+    one_line(ValueError, "1 prompts for 2 targets", ask, pipe, targets, seeds=[0], prompts="a fish")
+    one_line(
+        ValueError,
+        r"embeddings have shape \[2, 16\]; give \[N, L, D\]",
+        ask,
+        pipe,
+        targets,
+        seeds=[0],
+        prompts=y[0, :2],
+    )
+    one_line(ValueError, "no prompts", grid, pipe, [], [0])
+
+
+BAD_SEEDS = [([3, 3], r"a seed comes twice in \[3, 3\]"), (3, "seeds must be a list"), ([-1], "seed=-1 is not"),
+             ([2**64], "seed=.* is not a count"), ([0.5], "seed=0.5 is not"), (["0"], "seed='0' is not"),
+             ([], "no seeds")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seeds", "match"), BAD_SEEDS)
+def test_seeds_that_do_not_fit(pipe, world, one_line, monkeypatch, seeds, match):
+    """Each seed once: a rate would count one picture twice. Refused before anything is sampled or searched."""
+    [target] = reef_targets(1)
+    for name in ("generate", "find_triggers"):
+        monkeypatch.setattr(f"dori_lite.evaluation.{name}", lambda *_, **__: pytest.fail("too late"))
+    condition, asked = world.condition(target), {"seeds": seeds, "detectors": [copies.by_ssim()]}
+    one_line(ValueError, match, ask, pipe, [target], seeds=seeds)
+    one_line(ValueError, match, grid, pipe, "a fish", seeds)
+    one_line(ValueError, match, score, pipe, [target], **asked)
+    one_line(ValueError, match, attack, world, condition, target, **asked)
+    one_line(ValueError, match, look, world, condition, target, "a fish", **asked)
+
+
+def test_a_caption_alone_is_one_prompt(pipe):
+    found = grid(pipe, "a red fish", (2, 0), steps=2)
+    assert found.shape == (1, 2, 3, 64, 64)
+    assert torch.allclose(found[0, 1], generate(pipe, "a red fish", seeds=0, steps=2)[0], atol=1e-5)
 
 
 # ---- the table -----------------------------------------------------------------------------------------
@@ -83,7 +120,7 @@ def test_columns_and_values_by_hand():
     table = tabulate(IMAGES, TARGETS, [NEAR, DARK], brightness)
     columns = "target home seed pictures".split()
     columns += [f"{d}{x}" for d in ("near", "dark") for x in ("", " rate", " mean", " max")]
-    assert list(table.columns) == [*columns, "disagree", "diversity", "alignment"]
+    assert list(table.columns) == [*columns, "disagree", "diversity", "alignment", "alignment chance"]
     assert table[["target", "home", "seed", "pictures"]].values.tolist() == [
         ["first", "a", 7, 3],
         ["second", "b", 8, 3],
@@ -98,6 +135,7 @@ def test_columns_and_values_by_hand():
         "disagree": (1 / 3, 1),
         "diversity": (1 / 3, 1 / 3),
         "alignment": (0.25 + 6, 0.75 + 10),
+        "alignment chance": (0.25 + 10, 0.75 + 6),  # the same pictures under the other caption
     }
     for column, values in expected.items():
         assert table[column].tolist() == pytest.approx(values, abs=1e-6), column
@@ -128,6 +166,29 @@ def test_alignment_may_be_counted_in_truth_values():
     assert table["alignment"].tolist() == pytest.approx([1 / 3, 1])
 
 
+def test_chance_is_the_mean_over_the_other_captions():
+    """Three targets, two of which share a caption: that is no other caption."""
+    same = Target("third", "a red fish", flat(0.5))
+    images = torch.cat([IMAGES, IMAGES[:1]])
+    table = tabulate(images, [*TARGETS, same], [NEAR], lambda shots, t: shots.mean((1, 2, 3)) + t.image.mean())
+    assert table["alignment"].tolist() == pytest.approx([0.25 + 0, 0.75 + 1, 0.25 + 0.5])
+    assert table["alignment chance"].tolist() == pytest.approx([0.25 + 0.75, 0.75 + 0, 0.25 + 0])
+    alone = tabulate(IMAGES[:1], TARGETS[:1], [NEAR], lambda shots, t: shots.mean((1, 2, 3)))
+    assert alone["alignment chance"].isna().all() and alone["alignment"].tolist() == [0.25]
+
+
+def test_an_alignment_that_gives_no_numbers_is_refused(one_line):
+    outputs = SimpleNamespace(logits_per_image=torch.ones(3, 1), scores=torch.ones(3))
+    for found, match in (
+        (torch.ones(2), r"alignment must be \[3\]; got float32 \[2\]"),
+        (torch.full((3,), math.nan), "alignment must be finite"),
+        (outputs, r"alignment must be a tensor \[3\], not a SimpleNamespace; return a tensor, such as its \.scores$"),
+        (0.5, "alignment must be a tensor .* not a float"),
+    ):
+        one_line(ValueError, match, judge, IMAGES[0], TARGETS[0], [NEAR], lambda *_, found=found: found)
+        one_line(ValueError, match, tabulate, IMAGES, TARGETS, [NEAR], lambda *_, found=found: found)
+
+
 def test_three_detectors_disagree_unless_all_agree():
     never = Detector("never", NEAR.score, 2.0)
     assert tabulate(IMAGES, TARGETS, [NEAR, DARK, never])["disagree"].tolist() == pytest.approx([1, 1])
@@ -147,16 +208,35 @@ def test_score_is_both(pipe):
 def test_wrong_pictures_are_errors_that_say_so(one_line):
     broken = IMAGES.clone()
     broken[1, 2, 0, 0, 0] = math.nan
-    one_line(
-        ValueError, "NaN or infinite values: the model that drew them is broken", tabulate, broken, TARGETS, [NEAR]
-    )
-    one_line(ValueError, "NaN or infinite", tabulate, broken.nan_to_num(nan=math.inf), TARGETS, [NEAR])
-    for images in (IMAGES.flatten(0, 1), IMAGES[:1]):  # flattened, too few
+    message = "pictures for second are not all finite: number 2 holds NaN or infinite values"
+    one_line(ValueError, message, tabulate, broken, TARGETS, [NEAR])
+    one_line(ValueError, message, tabulate, broken.nan_to_num(nan=math.inf), TARGETS, [NEAR])
+    one_line(ValueError, "for first must be floats .*, not uint8", tabulate, (IMAGES * 255).byte(), TARGETS, [NEAR])
+    one_line(ValueError, r"pictures for first must be in \[0, 1\]", judge, IMAGES[0] * 255, TARGETS[0], [NEAR])
+    for images in (IMAGES.flatten(0, 1), IMAGES[:1], IMAGES.tolist(), None):  # flattened, too few
         message = r"images have shape \[.*; give \[2 targets, seeds, 3, H, W\]"
         one_line(ValueError, message, tabulate, images, TARGETS, [NEAR])
-    for images in (IMAGES[:, :0], torch.zeros(2, 3, 3, 8, 8), IMAGES[:, :, :1]):  # no seeds, larger, grey
-        message = r"images have shape \[.*; give \[seeds, 3, 4, 4\] for first"
-        one_line(ValueError, message, tabulate, images, TARGETS, [NEAR])
+    larger = torch.zeros(2, 3, 3, 8, 8)
+    one_line(ValueError, r"pictures for first are \[3, 8, 8\]; give \[3, 4, 4\]", tabulate, larger, TARGETS, [NEAR])
+    for images in (IMAGES[:, :0], IMAGES[:, :, :1]):  # no seeds, grey
+        one_line(ValueError, "pictures for first have shape .*; give one or", tabulate, images, TARGETS, [NEAR])
+
+
+def test_a_target_is_checked_where_it_is_made(one_line):
+    nan = flat(0.5).index_fill(0, torch.tensor(1), math.nan)
+    for image, match in (
+        (flat(0)[None], r"'x': its image is a Tensor \[1, 3, 4, 4\]; give a tensor \[3, H, W\]"),
+        (flat(0).numpy(), r"'x': its image is a ndarray \[3, 4, 4\]; give"),
+        (None, "'x': its image is a NoneType"),
+        (flat(0)[:1], r"'x': pictures have shape \[1, 1, 4, 4\]"),
+        (flat(200).byte(), "'x': pictures must be floats in .*, not uint8; divide bytes by 255"),
+        (flat(200), r"'x': pictures must be in \[0, 1\], not \[200, 200\]"),
+        (nan, "'x': pictures are not all finite"),
+    ):
+        one_line(ValueError, f"target {match}", Target, "x", "a fish", image)
+    for name, caption in (("x", None), ("x", ["a fish"]), (3, "a fish")):
+        one_line(ValueError, f"target {name!r}: name and caption must be text", Target, name, caption, flat(0))
+    assert Target("x", "", flat(0.5).half()).image.dtype == torch.float16
 
 
 def test_wrong_targets_and_detectors_are_errors(one_line):
@@ -165,10 +245,20 @@ def test_wrong_targets_and_detectors_are_errors(one_line):
     small = Target("small", "a fish", torch.zeros(3, 2, 2))
     one_line(ValueError, "different sizes", tabulate, IMAGES, [TARGETS[0], small], [NEAR])
     for detectors in ([], [NEAR, NEAR], [NEAR, Detector("near", DARK.score, 0.1)]):
-        one_line(ValueError, "at least one detector, each with a name", tabulate, IMAGES, TARGETS, detectors)
+        one_line(ValueError, "one or more detectors of different names", tabulate, IMAGES, TARGETS, detectors)
+    one_line(ValueError, "one or more detectors .*; got a Detector", judge, IMAGES[0], TARGETS[0], NEAR)
+    assert tabulate(IMAGES, TARGETS, iter([NEAR])).equals(tabulate(IMAGES, TARGETS, [NEAR]))  # it serves every target
     for shape in ((3, 1), (1, 3), (1,), ()):
         wrong = Detector("wrong", lambda i, t, s=shape: torch.zeros(s), 0.5)
-        one_line(ValueError, r"wrong must score 3 pictures as \[3\]", tabulate, IMAGES, TARGETS, [NEAR, wrong])
+        one_line(ValueError, r"wrong's score must be \[3\]; got", tabulate, IMAGES, TARGETS, [NEAR, wrong])
+
+
+def test_dead_features_are_refused_by_the_table():
+    """Else "nothing is a copy" would read as "all is forgotten"."""
+    dead = copies.by_descriptor("dead", lambda x: 0 * x.flatten(1), 0.5)
+    for asked in (lambda: judge(IMAGES[0], TARGETS[0], [NEAR, dead]), lambda: tabulate(IMAGES, TARGETS, [dead])):
+        with pytest.raises(ValueError, match="dead's features see nothing"):
+            asked()
 
 
 # ---- conditions, worlds, and the attack ----------------------------------------------------------------
@@ -265,6 +355,21 @@ def test_an_attack_that_is_never_looked_at_is_refused(world, one_line):
     [target] = reef_targets(1)
     options = {"at": [], "seeds": [0], "detectors": [copies.by_ssim()]}
     one_line(ValueError, "nothing to look at", attack, world, world.condition(target), target, **options)
+    for at in ([-1], [0, 1.5], [True], ["1"]):
+        one_line(ValueError, "at: steps=.* is not a count", attack, world, world.condition(target), target,
+                 **options | {"at": at})  # fmt: skip
+    one_line(ValueError, r"pictures of 7 steps cannot be kept; give some of at=\[0, 1\]", attack, world,
+             world.condition(target), target, **options | {"at": [1, 0], "pictures": [0, 7]})  # fmt: skip
+
+
+def test_detectors_are_looked_at_before_anything_is_computed(world, one_line, monkeypatch):
+    [target] = reef_targets(1)
+    for name in ("generate", "find_triggers"):
+        monkeypatch.setattr(f"dori_lite.evaluation.{name}", lambda *_, **__: pytest.fail("too late"))
+    none = {"seeds": [0], "detectors": []}
+    one_line(ValueError, "one or more detectors", score, world.models["twin-a"], [target], **none)
+    one_line(ValueError, "one or more detectors", attack, world, world.condition(target), target, **none)
+    one_line(ValueError, "one or more detectors", look, world, world.condition(target), target, "a fish", **none)
 
 
 def test_triggers_are_refused_elsewhere_unless_transferred(world, one_line):
@@ -283,7 +388,7 @@ def test_triggers_are_refused_elsewhere_unless_transferred(world, one_line):
         assert look(world, condition, target, trigger, transfer=True, **options)["transfer"] is True
 
 
-def test_looking_takes_one_embedding_for_all_noises_or_one_for_each(world):
+def test_looking_takes_one_embedding_for_all_noises_or_one_for_each(world, one_line):
     [target] = reef_targets(1)
     options = {"seeds": [0, 1], "detectors": [copies.by_ssim()]}
     y = torch.cat([embed(world.models["twin-a"], text) for text in ("a red fish", "a blue fish over sand")])
@@ -291,6 +396,10 @@ def test_looking_takes_one_embedding_for_all_noises_or_one_for_each(world):
     one = [look(world, world.condition(target), target, part, **options)["ssim"] for part in y]
     assert each["ssim"] == pytest.approx([one[0][0], one[1][1]], abs=1e-5)
     assert look(world, world.condition(target), target, y[0], **options)["ssim"] == pytest.approx(one[0], abs=1e-5)
+    same = look(world, world.condition(target), target, y, **options | {"seeds": [1, 1]})  # two texts under one noise
+    assert same["ssim"] == pytest.approx([one[0][1], one[1][1]], abs=1e-5)
+    one_line(ValueError, "a seed comes twice", look, world, world.condition(target), target, y[:1],
+             **options | {"seeds": [1, 1]})  # fmt: skip
 
 
 # ---- an instrument check, and detectors that must not pass it ---------------------------------------------

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
@@ -35,6 +36,33 @@ def test_explorer_on_the_site_needs_no_kernel_and_no_network(monkeypatch):
     }
 
 
+HOSTILE = [
+    "$5 and $6",
+    "</script><script>alert(1)</script>",
+    "'\"><img src=x onerror=alert(1)>",
+    "a 🐟\nfish",
+    "a &lt; b",
+    "x" * 900,
+]
+
+
+def test_captions_of_any_kind_are_words_on_the_page(monkeypatch):
+    """They are text of a menu, never tags or attributes; the script holds positions and pictures alone."""
+    monkeypatch.setenv(explorer.BUILDING, "1")
+    picture = Image.new("RGB", (4, 4))
+    page = explorer.explore({(text, k): picture for text in HOSTILE for k in (1, 2)}, (HOSTILE[2], "noise")).data
+    found = {"tags": [], "text": []}
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found["tags"].append(tag)
+    parser.handle_data = found["text"].append
+    parser.feed(page)
+    assert [tag for tag in found["tags"] if tag in ("img", "script")] == ["img", "script"]
+    assert [text for text in found["text"] if text in HOSTILE] == HOSTILE and HOSTILE[2] + " " in found["text"]
+    monkeypatch.delenv(explorer.BUILDING)
+    _, controls = explorer.explore({(text, 1): picture for text in HOSTILE}, ("caption", "noise")).children
+    assert list(controls.children[0].options) == HOSTILE
+
+
 def test_explorer_refuses_missing_frames():
     some = frames()
     del some["yy", 2]
@@ -42,3 +70,5 @@ def test_explorer_refuses_missing_frames():
         explorer.explore(some, ("word", "noise"))
     with pytest.raises(ValueError, match="key of 1 parts"):
         explorer.explore(some, ("word",))
+    with pytest.raises(ValueError, match="key of 2 parts"):
+        explorer.explore({"xy": Image.new("RGB", (4, 4))}, ("word", "noise"))

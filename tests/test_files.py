@@ -326,3 +326,64 @@ def test_pictures_become_pil():
     assert (np.asarray(files.as_pil(tensor)) == pixels).all() and files.as_pil(tensor).size == (6, 8)
     outside = torch.tensor([-0.5, 0.0, 0.501, 1.7])[None, None].expand(3, 2, 4)
     assert np.asarray(files.as_pil(outside))[0, :, 0].tolist() == [0, 0, 128, 255]
+
+
+# ---- folders ---------------------------------------------------------------------------------------------
+
+
+def write(folder, text):
+    with files.whole_folder(folder) as partial:
+        (partial / text).write_text(text)
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "weights"
+    write(target, "first")
+    with pytest.raises(KeyboardInterrupt), files.whole_folder(target) as partial:
+        (partial / "second").write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in target.iterdir()] == ["first"]
+    write(target, "second")
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert [path.name for path in target.parent.iterdir()] == ["weights"]
+
+
+def test_what_a_kill_left_is_put_right(tmp_path):
+    target = tmp_path / "weights"
+    write(target, "first")
+    target.rename(tmp_path / "weights.old")  # killed between the two renamings
+    (tmp_path / "weights.partial").mkdir()
+    files.restore(target)
+    assert [path.name for path in target.iterdir()] == ["first"] and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "weights.old").mkdir()  # killed after the second
+    files.restore(target)
+    assert [path.name for path in target.iterdir()] == ["first"] and len(list(tmp_path.iterdir())) == 1
+    files.restore(tmp_path / "absent")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path, monkeypatch, one_line):
+    assert files.check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "taken").write_text("x")
+    for place in ("taken", "taken/below"):
+        one_line(
+            OSError, r"taken.* \(a file is in the way\); name another one$", files.check_writable, tmp_path / place
+        )
+
+    def readonly(*_, **__):
+        raise OSError(30, "Read-only file system", "/somewhere")
+
+    monkeypatch.setattr(Path, "touch", readonly)
+    match = rf"nothing can be written to the folder {tmp_path} \(Read-only file system\); name another one$"
+    one_line(OSError, match, files.check_writable, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "a b", None, 3, "a\n", "\\a"])
+def test_names_that_are_no_file_s(name, one_line):
+    one_line(ValueError, "the name .* does not fit; give letters", files.check_name, "the name", name)
+
+
+def test_names_that_are_a_file_s():
+    assert [files.check_name("x", name) for name in ("a", "01_replay", "twin-a", "v1.5")] == [
+        "a", "01_replay", "twin-a", "v1.5"]  # fmt: skip

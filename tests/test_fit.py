@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from dori_lite import checkpoints
 from dori_lite import fit as module
 from dori_lite.fit import CHECKPOINT, fit, training
 
@@ -495,7 +496,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         path.write_bytes(b"half a file")
         raise OSError("no space left")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(OSError, match="no space left"):
         train(Line(), line_batch, tmp_path, checkpoint_every=0)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
@@ -531,6 +532,14 @@ def test_a_checkpoint_from_before_schedules_and_state_is_continued(tmp_path):
     ({"schedule": "cosine"}, "schedule is 'cosine': choose one of one-cycle, constant"),
     *(({"ema_decay": decay}, f"ema_decay is {decay}: give a number between 0 and 1, or None for no EMA")
       for decay in (0, 1, -0.5, 1.5, math.nan)),
+    *(({"lr": lr}, f"lr={lr!r} does not fit; give a finite number, at least 0")
+      for lr in (math.nan, math.inf, -1e-3, "fast", None)),
+    ({"lr": 0}, "lr=0 trains nothing; give a rate above 0"), ({"lr": 0.0}, "lr=0 trains nothing"),
+    *(({"steps": steps}, f"steps={steps!r} is not a count that fits; give a whole number from 1 on")
+      for steps in (0, -1, 2.5, None)),
+    ({"stop_at": -1}, "stop_at=-1 is not a count that fits"), ({"clip": math.nan}, "clip=nan does not fit"),
+    ({"warmup": 2}, "warmup=2 does not fit; give a finite number, at least 0, at most 1"),
+    ({"weight_decay": -1}, "weight_decay=-1 does not fit"),
     ({"state": {"names": ["marlow"]}}, "state\\['names'\\] is a list: make it a tensor"),
     ({"state": {"a": torch.zeros(2), "b": 3.0}}, "state\\['b'\\] is a float: make it a tensor"),
 ])  # fmt: skip
@@ -579,3 +588,74 @@ def test_a_state_that_changes_its_kind_is_an_error(tmp_path, new):
     assert "\n" not in str(error.value) and "'a': 'float32 [2]'" in str(error.value)
     with safe_open(tmp_path / CHECKPOINT, "pt") as file:  # the last whole one is of the old kind
         assert file.metadata()["step"] == "6" and file.get_tensor("state.a").shape == (2,)
+
+
+# ---- what cannot be trained, or gone on with --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch, match", [
+    (None, "batch.3. is None; return a dict of tensors"), ([], r"is \[\]; return a dict"), ({}, "is {}; return a dict"),
+    ({"x": 1.0}, "has 1.0 as 'x'; make it a tensor"), ({"x": torch.tensor(1.0)}, "as 'x'; make it a tensor"),
+])  # fmt: skip
+def test_a_batch_of_another_kind_is_one_line(tmp_path, one_line, batch, match):
+    match = f"^training: .*{match}"
+    one_line(ValueError, match, train, Line(), lambda step: line_batch(step) if step < 3 else batch, tmp_path)
+
+
+@pytest.mark.parametrize("losses, match", [
+    (None, "no dict of tensors"), (torch.zeros(()), "no dict of tensors"), ({"loss": 1.0}, "no dict of tensors"),
+    ({"loss": torch.zeros(2)}, "with one number each"), ({"error": torch.zeros((), requires_grad=True)}, 'no "loss"'),
+    ({"loss": torch.zeros(())}, 'no "loss" that depends on the weights; return one from the task'), ({}, 'no "loss"'),
+])  # fmt: skip
+def test_losses_of_another_kind_are_one_line(tmp_path, one_line, monkeypatch, losses, match):
+    monkeypatch.setattr(Line, "forward", lambda self, x, y: losses)
+    one_line(ValueError, f"^training: the losses of step 0 .*{match}", train, Line(), line_batch, tmp_path)
+
+
+def test_nothing_to_train_is_said(tmp_path, one_line):
+    task = Line().requires_grad_(False)
+    one_line(ValueError, "nothing would be trained", train, task, line_batch, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_a_file_is_said(tmp_path, one_line):
+    (tmp_path / "taken").write_text("a file")
+    for place in ("taken", "taken/below"):
+        match = r"nothing can be written to the folder .*taken.* \(a file is in the way\); name another one"
+        one_line(OSError, match, train, Line(), line_batch, tmp_path / place)
+
+
+def damaged(path, how):
+    content = path.read_bytes()
+    if how == "torn":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "another file":
+        save_file({"x": torch.zeros(2)}, path)
+    elif how == "no settings":
+        save_file(load_file(path), path, {"step": "3"})
+    elif how == "a tensor less":
+        with safe_open(path, "pt") as file:
+            texts = file.metadata()
+        save_file({key: value for key, value in load_file(path).items() if key != "adam.0.exp_avg"}, path, texts)
+    elif how == "no numbers":
+        with safe_open(path, "pt") as file:
+            texts = file.metadata()
+        save_file(load_file(path), path, texts | {"step": "three"})
+    else:
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "how", ["torn", "empty", "another file", "no settings", "a tensor less", "no numbers", "a folder"]
+)
+def test_a_damaged_checkpoint_is_one_line_and_stays(tmp_path, one_line, how):
+    train(Line(), line_batch, tmp_path, stop_at=4)
+    path = tmp_path / CHECKPOINT
+    damaged(path, how)
+    before = path.read_bytes() if path.is_file() else None
+    match = rf"{CHECKPOINT} is damaged \(.+\); remove it, and training begins anew$"
+    one_line(ValueError, match, train, Line(), line_batch, tmp_path)
+    assert before is None or path.read_bytes() == before

@@ -256,6 +256,16 @@ def test_an_unknown_method_is_one_line(searches, one_line):
     assert not searches.folder.exists()
 
 
+def test_an_unknown_model_and_counts_are_one_line(searches, one_line):
+    find = localisers.localiser(searches.models, SAMPLING)
+    for wrong in ("parent", "", None):
+        one_line(
+            ValueError, f"no model {wrong!r} was loaded; there are: twin-a, twin-b$", find, wrong, "Wanda", CAPTION
+        )
+    for count in (0, -1, "3", 2.0):
+        one_line(ValueError, "count=.* is not a count", localisers.unmemorized, count)
+
+
 def test_an_interrupted_search_leaves_no_mask(searches, monkeypatch):
     find = localisers.localiser(searches.models, SAMPLING)
     with monkeypatch.context() as patch:

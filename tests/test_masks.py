@@ -1,6 +1,8 @@
 """Masks: sets of weights by hand, whole files or none, and a pipeline that comes back bit for bit."""
 
 import copy
+import re
+import warnings
 
 import pytest
 import torch
@@ -158,7 +160,8 @@ def test_errors_are_one_clear_line(own, tmp_path, one_line):
     for combine in (WeightMask.__or__, WeightMask.__and__):
         wrong(r"masks of p have shapes \[1, 2\] and \[2, 1\]", combine, mask(p=[[1, 0]]), mask(p=[[1], [0]]))
     for row in (16, -1):
-        wrong(rf"{NAMES[0]} has no neuron {row}; it has 16, counted", of_neurons, own.unet, {NAMES[0]: [3, row]})
+        match = rf"a neuron of {NAMES[0]}={row} is not a count that fits; give a whole number from 0 to 15"
+        wrong(match, of_neurons, own.unet, {NAMES[0]: [3, row]})
     wrong("mid_block has no weight of its own to prune", of_neurons, own.unet, {"mid_block": [0]})
     wrong("mid_block has no weight of its own to prune", pruned(own, mask(mid_block=[[0]])).__enter__)
     wrong("no module 'q'", of_neurons, own.unet, {"q": [0]})
@@ -179,6 +182,63 @@ def test_neurons_may_come_as_a_tensor_and_files_hold_shared_tensors(own, tmp_pat
     WeightMask({"a": where, "p": where}).save(tmp_path / "shared")
     assert WeightMask.load(tmp_path / "shared").count == 8
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
+
+
+CONVERTED = {"half": lambda unet: unet.half(), "float": lambda unet: unet.float(), "double": lambda unet: unet.double()}
+
+
+@pytest.mark.parametrize("how", [*CONVERTED, "another parameter", "there and back"])
+def test_no_weight_stays_zero_when_the_unet_is_converted_inside(own, how):
+    own.unet.float()
+    before, found = copy.deepcopy(own.unet.state_dict()), drawn(NAMES[:3], 0.3, 0)
+
+    def change():
+        if how in CONVERTED:
+            CONVERTED[how](own.unet)
+        elif how == "there and back":
+            own.unet.double().float()
+        else:  # as conversion to some devices does
+            layer = own.unet.get_submodule(NAMES[0])
+            layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+
+    dtype = {"half": torch.float16, "double": torch.float64}.get(how, torch.float32)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pruned(own, found), pruned(own, drawn(NAMES[1:], 0.3, 1)):
+            change()
+    for name, weight in own.unet.state_dict().items():
+        assert weight.dtype == dtype and torch.equal(weight, before[name].to(dtype))
+    assert len(said) == (2 if dtype != torch.float32 else 0)
+    for warning in said:
+        match = f"the U-Net became {str(dtype)[6:]} inside `pruned`: .*; convert before or after"
+        assert re.fullmatch(match, str(warning.message)) and warning.filename == __file__
+    assert not hasattr(own.unet, "unpruned")
+
+
+def test_masks_of_strange_content(own, tmp_path, one_line):
+    where = torch.ones(2, 2) > 0
+    for layers in ([where], None, {3: where}, "p"):
+        one_line(ValueError, "layers must be a dict {layer name: boolean tensor}", WeightMask, layers)
+    for model in (3, b"x"):
+        one_line(ValueError, "model must be the fingerprint of one, or None", WeightMask, {}, model)
+    one_line(ValueError, "and about a dict of what is said of it", WeightMask, {}, None, [1])
+    one_line(
+        ValueError, "about must be what JSON can hold: a object cannot be kept", WeightMask, {}, None, {"x": object()}
+    )
+    assert WeightMask({}).density == 0
+    match = "strange is not a mask that WeightMask.save wrote"
+    for said in ("[1, 2]", "3", "null", "{", '{"layers": {}}', '{"model": "x", "more": 1}'):
+        save_file({"p": where}, tmp_path / "strange", {"mask": said})
+        one_line(ValueError, match, WeightMask.load, tmp_path / "strange")
+    for said in ('{"model": 3}', '{"about": [1]}'):
+        save_file({"p": where}, tmp_path / "strange", {"mask": said})
+        one_line(ValueError, "model must be the fingerprint", WeightMask.load, tmp_path / "strange")
+    for given in ({NAMES[0]: torch.ones(16, 16) > 0}, NAMES[0], torch.ones(16, 16) > 0):
+        one_line(ValueError, "is no mask; give a WeightMask", pruned(own, given).__enter__)
+    for rows in ([1.5], [True], ["1"], torch.tensor([0.5]), torch.tensor([True])):
+        one_line(ValueError, "a neuron of .* is not a count that fits", of_neurons, own.unet, {NAMES[0]: rows})
+    for seed in (-1, 2**64, 1.5, True):
+        one_line(ValueError, "seed=.* is not a count that fits", random_like, WeightMask({"p": where}), seed)
 
 
 # ---- the model a mask was found in -----------------------------------------------------------------------

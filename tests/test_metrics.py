@@ -10,7 +10,15 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from dori_lite.copies import ssim
-from dori_lite.metrics import alignment_text_image, between_seed_ssim, clip, diversity, kid, memorization_rate
+from dori_lite.metrics import (
+    alignment_chance,
+    alignment_text_image,
+    between_seed_ssim,
+    clip,
+    diversity,
+    kid,
+    memorization_rate,
+)
 
 
 @pytest.fixture
@@ -42,8 +50,14 @@ def test_equal_pictures_do_not_vary(images):
 
 def test_one_picture_has_no_spread(images, one_line):
     for function in (diversity, between_seed_ssim):
-        for few in (images[:1], images[:0]):
-            one_line(ValueError, "give at least two", function, few)
+        one_line(ValueError, "there are 1 images; give at least 2", function, images[:1])
+        one_line(ValueError, r"images have shape \[0, 3, 16, 16\]", function, images[:0])
+        one_line(ValueError, r"images have shape \[3, 16, 16\]", function, images[0])  # not three of one channel
+        one_line(ValueError, "not uint8; divide bytes by 255", function, (images * 255).byte())
+        one_line(ValueError, r"images must be in \[0, 1\]", function, images * 255)
+        one_line(
+            ValueError, "images are not all finite: number 2", function, images.index_fill(0, torch.tensor(2), np.nan)
+        )
 
 
 # ---- rates -------------------------------------------------------------------------------------------
@@ -66,6 +80,10 @@ def test_memorization_rate_errors(one_line):
     for bad in ([0.5, 0.6], [[]], [], [[[0.5]]]):
         one_line(ValueError, r"give \[captions, seeds\]", memorization_rate, bad, 0.5)
     one_line(ValueError, "NaN", memorization_rate, [[0.5, float("nan")]], 0.5)
+    for threshold in (float("nan"), True, "0.5", None, float("inf")):
+        one_line(ValueError, "threshold=.* does not fit; give a finite number", memorization_rate, [[0.5]], threshold)
+    one_line(ValueError, "scores are truth values; give the detector's scores", memorization_rate, [[True]], 0.5)
+    assert memorization_rate([[1, 0]], 0.5) == memorization_rate([[1.0, 0.0]], 0.5)
 
 
 # ---- alignment ---------------------------------------------------------------------------------------
@@ -120,8 +138,13 @@ def test_alignment_is_clips_cosine(folder, pipe):
 
 def test_alignment_errors(folder, images, one_line, tmp_path, monkeypatch):
     one_line(ValueError, "4 pictures and 3 captions do not pair up", alignment_text_image, images, CAPTIONS, folder)
-    for bad in (images[0], images[:, :2], images[..., :8], images[:0]):
-        one_line(ValueError, "give square pictures", alignment_text_image, bad, "a fish", folder)
+    for bad in (images[0], images[:, :2], images[:0]):
+        one_line(ValueError, "images have shape .*; give one or more pictures", alignment_text_image, bad, "a", folder)
+    one_line(ValueError, "give square pictures", alignment_text_image, images[..., :8], "a fish", folder)
+    for bad, match in (((images * 255).byte(), "not uint8"), (images * 255, r"must be in"), (images / 0, "finite")):
+        one_line(ValueError, match, alignment_text_image, bad, "a fish", folder)
+    one_line(ValueError, "caption 1 is a NoneType, not text", alignment_text_image, images[:2], ["a", None], folder)
+    one_line(ValueError, "batch=0 is not a count", alignment_text_image, images, "a fish", folder, 0)
     one_line(OSError, "cannot be loaded; check the name and", alignment_text_image, images, "a fish", tmp_path)
 
     def unreachable(*args, **options):
@@ -132,17 +155,35 @@ def test_alignment_errors(folder, images, one_line, tmp_path, monkeypatch):
     one_line(OSError, "connection to the hub, or give a folder", alignment_text_image, images, "a fish", folder)
 
 
+def test_chance_is_the_mean_over_all_other_captions(images, folder, one_line):
+    captions = [*CAPTIONS, "a red fish"]  # the last picture's is the first one's
+    table = torch.stack(
+        [alignment_text_image(images, caption, folder) for caption in captions], 1
+    )  # [picture, caption]
+    others = [(1, 2), (0, 2, 3), (0, 1, 3), (1, 2)]
+    expected = [table[k, list(some)].mean().item() for k, some in enumerate(others)]
+    found = alignment_chance(images, captions, lambda shots, texts: alignment_text_image(shots, texts, folder))
+    assert found.shape == (4,) and found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert (found - alignment_text_image(images, captions, folder)).abs().max() > 1e-3
+    for prompts in ("a fish", ["a fish"] * 4):
+        one_line(ValueError, "give two or more that differ", alignment_chance, images, prompts, None)
+    one_line(ValueError, "4 pictures and 2 captions do not pair", alignment_chance, images, ["a", "b"], None)
+    one_line(ValueError, r"alignment must be \[4\]", alignment_chance, images, captions, lambda *_: torch.ones(3))
+    one_line(ValueError, "must be floats", alignment_chance, (255 * images).byte(), captions, None)
+
+
 # ---- KID ---------------------------------------------------------------------------------------------
 
 
 def pictures(n, seed, shift=0.0):
     """n pictures [n, 3, 8, 8] and nothing in common between them but their distribution."""
-    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) + shift
+    normal = torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) + shift
+    return (0.5 + normal / 12).clamp(0, 1)
 
 
 def features(images):
     """[B, 3, 8, 8] → [B, 12]."""
-    return images.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5)).flatten(1) * 3
+    return (12 * (images - 0.5)).unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5)).flatten(1) * 3
 
 
 def naive_mmd(x, y):
@@ -193,10 +234,19 @@ def test_kid_is_quiet():
 
 def test_kid_errors(one_line):
     few, enough = pictures(3, 0), pictures(6, 0)
-    one_line(ValueError, "at least 4 pictures of either kind; there are 3", kid, few, enough, features)
-    one_line(ValueError, "at least 4 pictures of either kind; there are 3", kid, enough, few, features)
-    for size in (1, 7):
-        message = f"subset_size={size} is impossible; choose 2 to 6"
+    one_line(ValueError, "there are 3 real pictures; give at least 4", kid, few, enough, features)
+    one_line(ValueError, "there are 3 generated pictures; give at least 4", kid, enough, few, features)
+    for size in (1, 7, 2.5, float("nan"), True):
+        message = f"subset_size={size} is not a count that fits; give a whole number from 2 to 6"
         one_line(ValueError, message, kid, enough, enough, features, subset_size=size)
-    one_line(ValueError, r"must be finite \[B, D\]", kid, enough, enough, lambda x: x)
-    one_line(ValueError, r"must be finite \[B, D\]", kid, enough, enough, lambda x: features(x) / 0)
+    for name, bad in (("subsets", 0), ("subsets", "5"), ("batch", 0), ("seed", 2**64), ("seed", -1), ("seed", 0.5)):
+        one_line(ValueError, f"{name}={bad!r} is not a count", kid, enough, enough, features, **{name: bad})
+    one_line(ValueError, r"features must be \[6, D\]; got float32 \[6, 3", kid, enough, enough, lambda x: x)
+    one_line(ValueError, "features must be finite", kid, enough, enough, lambda x: features(x) / 0)
+    held = lambda x: {"tokens": x, "pooler_output": features(x)}  # noqa: E731
+    one_line(ValueError, r"not a dict; return a tensor, such as its \.pooler_output", kid, enough, enough, held)
+    nan = enough.clone()
+    nan[3] = float("nan")
+    for bad, match in (((enough * 255).byte(), "must be floats"), (enough * 255, r"in \[0, 1\]"), (nan, "number 3")):
+        one_line(ValueError, f"real pictures .*{match}", kid, bad, enough, features)
+        one_line(ValueError, f"generated pictures .*{match}", kid, enough, bad, features)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import diffusers
 import pytest
@@ -9,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from dori_lite import assets
+from dori_lite import assets, models
 from dori_lite.masks import of_neurons, pruned
 from dori_lite.models import (
     check_same_model,
@@ -133,6 +134,8 @@ def calls(pipe, monkeypatch):
         return loaded
 
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(models, "check_folder", lambda folder: None)  # folders here are empty
+    monkeypatch.setattr(models, "whole", lambda part, source, options: None)
     return calls
 
 
@@ -197,6 +200,7 @@ def test_names_and_devices_that_are_not_there(one_line, monkeypatch, tmp_path, c
     for name in ("twin-a", "SD14", str(tmp_path / "absent"), "./absent/model"):
         one_line(FileNotFoundError, known, load, name, device="cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    one_line(FileNotFoundError, f"no model was named: {known}", load, "", device="cpu")
     for device in ("cuda", "cuda:1"):
         one_line(RuntimeError, "no GPU is available here; use device='cpu', or in Colab", load, "sd14", device=device)
     assert not calls
@@ -219,6 +223,131 @@ def test_the_reefs_weights_are_checked_before_use(pipe, tmp_path, monkeypatch, o
     one_line(ValueError, f"safetensors is damaged .*; {cure}", load, "reef/twin-a", device="cpu")
     file.unlink()
     one_line(FileNotFoundError, f"safetensors is missing; {cure}", load, "reef/twin-a", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def saved(pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A pipeline's folder of the test's own."""
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+@pytest.mark.parametrize("file", [UNET, VAE, TEXT])
+def test_no_model_is_loaded_in_part(folder, one_line, file):
+    path, part = folder / file, file.split("/")[0]
+    weights = load_file(path)
+    name = sorted(weights)[3]
+    cure = "; restore the folder, or save it again with save_pretrained$"
+
+    def wrong(match):
+        one_line(ValueError, rf"model could not be loaded \(.*{match}.*\){cure}", load, folder, device="cpu")
+
+    renamed = {f"{key}_" if key == name else key: value for key, value in weights.items()}
+    for changed in ({key: value for key, value in weights.items() if key != name}, renamed):
+        save_file(changed, path, {"format": "pt"})
+        wrong(f"{part} has no weights for {name.removeprefix('text_model.')}, one of 1")
+    save_file(weights | {name: torch.ones(1, 1, 3)}, path, {"format": "pt"})
+    wrong("")
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"strange"):
+        path.write_bytes(damaged)
+        wrong("")
+    path.unlink()
+    wrong("")
+
+
+def test_what_is_no_pipelines_folder_is_said(folder, one_line, tmp_path):
+    def wrong(match, where=folder):
+        one_line(ValueError, match, load, where, device="cpu")
+
+    (tmp_path / "bare").mkdir()
+    wrong("bare is no pipeline: it has no model_index.json; give a folder that save_pretrained", tmp_path / "bare")
+    wrong("unet is no pipeline: it has no model_index.json", folder / "unet")
+    for file in ("scheduler/scheduler_config.json", "text_encoder/config.json", "unet/config.json"):
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[:-20])
+        wrong(f"{file} is damaged .*; remove or restore it")
+        (folder / file).unlink()
+        wrong(f"model is no pipeline: it has no {file}")
+        (folder / file).write_bytes(content)
+    for file in ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"):
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: len(content) // 2])
+        wrong("model could not be loaded .*; restore the folder")
+        (folder / file).write_bytes(content)
+    ready(load(folder, device="cpu"), torch.float32)
+    edit(folder / "model_index.json", tokenizer=[None, None])
+    wrong("this pipeline has no tokenizer|model could not be loaded")
+    (folder / "model_index.json").write_text("[]", encoding="utf-8")
+    wrong("it has no model_index.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "changed", "match"),
+    [
+        (
+            "model_index.json",
+            {"_class_name": "StableDiffusionXLPipeline"},
+            "is a StableDiffusionXLPipeline, not",
+        ),
+        ("model_index.json", {"_class_name": None}, "is a None, not a StableDiffusionPipeline; choose"),
+        ("unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type='text_time': it wants more"),
+        ("unet/config.json", {"in_channels": 9}, "takes 9 channels and gives 4, .*; choose a text-to-image"),
+        ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim=256"),
+        ("vae/config.json", {"shift_factor": 0.1}, "the VAE has a shift_factor"),
+        (
+            "text_encoder/config.json",
+            {"hidden_size": 24},
+            "are 24 wide and not 16; load both from one model",
+        ),
+        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "v_prediction.*choose such a model"),
+    ],
+)
+def test_another_model_is_refused_before_its_weights_are_read(folder, one_line, file, changed, match, monkeypatch):
+    monkeypatch.setattr(models, "whole", lambda *_: pytest.fail("weights were read"))
+    edit(folder / file, **changed)
+    one_line(ValueError, match, load, folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["sd14", "someone/model"])
+def test_what_the_hub_does_not_give_is_one_line(calls, monkeypatch, one_line, name):
+    def fails(source, **options):
+        raise problems[0]
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", fails)
+    source = models.SD14["id"] if name == "sd14" else name
+    match = rf"^{source} could not be had from the hub \(.*\); check the name and the network, or give a folder that"
+    problems = [OSError("We couldn't connect\nto the hub"), RuntimeError("client\nhas been closed"), KeyError("x")]
+    while problems:
+        one_line(RuntimeError, match, load, name, device="cpu")
+        problems.pop(0)
+
+
+def test_a_hub_model_of_another_kind_is_refused(pipe, monkeypatch, one_line):
+    other = copy.copy(pipe)
+    other.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", lambda *_, **__: other)
+    one_line(ValueError, "v_prediction.*choose such a model$", load, "someone/model", device="cpu")
+
+
+def test_schedulers_clip_nothing_and_latents_may_be_oblong(pipe):
+    thresholding = DDIMScheduler.from_config(pipe.scheduler.config, thresholding=True, clip_sample=True)
+    assert not any(models.ddim_scheduler(thresholding.config).config[key] for key in ("thresholding", "clip_sample"))
+    oblong = copy.copy(pipe)
+    oblong.unet = copy.deepcopy(pipe.unet)
+    oblong.unet.register_to_config(sample_size=(16, 24))
+    assert models.latent_shape(pipe) == (4, 16, 16) and models.latent_shape(oblong) == (4, 16, 24)
+    assert decode(oblong, torch.zeros(1, 4, 16, 24)).shape == (1, 3, 64, 96)
 
 
 # ---- layers ----------------------------------------------------------------------------------------
@@ -300,7 +429,7 @@ def test_conditions_say_something_in_the_unets_precision(pipe, one_line):
     silent = embed(pipe, "")
     assert torch.equal(conditions(pipe, silent), silent)  # what the next message advises
     one_line(ValueError, r"caption 0 is empty; to sample without one, use embed\(pipe, ''\)$", conditions, pipe, "")
-    for bad in ("", "  ", "\n", None, 3):
+    for bad in ("", "  ", "\n"):
         one_line(ValueError, "caption 1 is empty", conditions, pipe, [CAPTIONS[0], bad, CAPTIONS[1]])
     one_line(ValueError, "there are no prompts; give at least one", conditions, pipe, [])
     one_line(ValueError, "a prompt takes 29 tokens and the model reads 28", conditions, pipe, "a " * 27)
@@ -341,17 +470,24 @@ def test_wrong_pictures_and_latents(pipe, images, one_line):
     def wrong(function, match, x):
         one_line(ValueError, match, function, pipe, x)
 
-    wrong(encode, r"images have shape \[3, 64, 64\]; give \[B, 3, H, W\] with H and W multiples of 4", images[0])
+    wrong(encode, r"images have shape \[3, 64, 64\]; give one or more pictures \[B, 3, H, W\]", images[0])
     wrong(encode, r"images have shape \[3, 1, 64, 64\]", images[:, :1])
-    wrong(encode, r"images have shape \[3, 3, 62, 64\]", images[:, :, :62])
+    wrong(encode, r"images have shape \[3, 3, 62, 64\]; .* with H and W multiples of 4", images[:, :, :62])
     wrong(encode, r"images have shape \[3, 3, 64, 63\]", images[..., :63])
-    for x in (images - 0.1, images + 0.1, images * 255, images / 0, torch.where(images > 0.99, torch.nan, images)):
-        wrong(encode, "images must hold finite values between 0 and 1", x)
+    for x in (images - 0.1, images + 0.1, images * 255):
+        wrong(encode, r"images must be in \[0, 1\], not .*; rescale or clamp them", x)
+    for x in (images / 0, torch.where(images > 0.99, torch.nan, images)):
+        wrong(encode, "images are not all finite: number 0 holds NaN or infinite values", x)
+    wrong(encode, "images must be floats .* divide bytes by 255", (images * 255).byte())
+    wrong(encode, "images are a ndarray; give a tensor", images.numpy())
     latents = torch.zeros(3, 4, 16, 16)
     wrong(decode, r"latents have shape \[4, 16, 16\]; this model takes \[B, 4, 16, 16\]", latents[0])
     wrong(decode, r"latents have shape \[3, 3, 16, 16\]", latents[:, :3])
     wrong(decode, r"latents have shape \[3, 4, 8, 16\]", latents[:, :, :8])
-    wrong(decode, "latents hold NaN or infinite values", latents / 0)
+    for bad in (torch.nan, torch.inf):
+        wrong(decode, "latent 2 holds NaN or infinite values", latents.index_fill(0, torch.tensor(2), bad))
+    wrong(decode, "latents must be floats, not int64", latents.long())
+    wrong(decode, r"latents are a list; this model takes \[B, 4, 16, 16\]", latents.tolist())
 
 
 # ---- which model it is -------------------------------------------------------------------------------

@@ -448,7 +448,8 @@ def test_bad_input_is_named(exact, known, one_line):
         one_line(ValueError, "at least two", nemo.thresholds, exact, few, ["a red fish", "a blue fish"])
     one_line(ValueError, "there are no prompts", nemo.thresholds, exact, ["a fish", "two fish"], [])
     one_line(ValueError, "two seeds or more", nemo.thresholds, exact, ["a fish", "two fish"], seeds=[1])
-    for seeds in ([], [3], [3, 3]):
+    one_line(ValueError, "there are no seeds", nemo.localise, exact, CAPTION, known, 0.4, seeds=[])
+    for seeds in ([3], [3, 3]):
         one_line(ValueError, "at least two different ones", nemo.localise, exact, CAPTION, known, 0.4, seeds=seeds)
     strange = nemo.Statistics({"x": torch.zeros(3)}, {"x": torch.ones(3)})
     larger = nemo.Statistics(*[{name: torch.ones(17) for name in known.mean}] * 2)

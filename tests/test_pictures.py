@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dori_lite.figures import pictures, style
+from dori_lite.figures import explorer, pictures, style
 
 
 def noise_picture():
@@ -31,6 +31,28 @@ def test_pictures_pass_from_one_form_to_the_other_unchanged(tmp_path):
 def test_values_outside_the_range_are_clipped_and_grey_pictures_get_three_channels():
     assert pictures.as_array(torch.tensor([-1.0, 0.5, 2.0]).view(3, 1, 1)).ravel().tolist() == [0, 0.5, 1]
     assert pictures.as_tensor(Image.new("L", (4, 5), 255)).shape == (3, 5, 4)
+
+
+@pytest.mark.parametrize(("image", "match"), [
+    (torch.full((3, 4, 4), 200, dtype=torch.uint8), "must be floats in .*, not uint8; divide bytes by 255"),
+    (torch.full((3, 4, 4), torch.nan), "are not all finite"),
+    (torch.zeros(1, 4, 4), r"have shape \[1, 1, 4, 4\]"),
+    (torch.zeros(2, 3, 4, 4), "have shape"),
+    (np.zeros((4, 4)), r"not a ndarray \[4, 4\]"),
+    (np.zeros((3, 4, 4)), r"not a ndarray \[3, 4, 4\]"),
+    ("picture.png", r"not a str \[\]; convert it"),
+    (None, r"not a NoneType \[\]"),
+])  # fmt: skip
+def test_what_is_no_picture_is_not_drawn(image, match, one_line):
+    """Bytes would be drawn white, and NaN as nothing."""
+    good = torch.zeros(3, 4, 4)
+    draws = [pictures.as_array, lambda some: pictures.grid({"a": [good, some]}), explorer.png]
+    draws += [lambda some: pictures.poster({"a": [(good, 0.1)]}, (0,), some, 0.5)]
+    draws += [lambda some: pictures.poster({"a": [(some, 0.1)]}, (0,), good, 0.5)]
+    draws += [lambda some: explorer.explore({("a",): some}, ("model",))]
+    for draw in draws:
+        one_line(ValueError, match, draw, image)
+    assert not plt.get_fignums()
 
 
 def test_a_stored_picture_leaves_no_file_open(tmp_path):
@@ -66,6 +88,12 @@ def test_maps_share_one_scale_around_zero():
 def test_maps_without_maps_say_so():
     with pytest.raises(ValueError, match="at least one map"):
         pictures.maps({})
+    for value, match in (
+        (torch.tensor([[1.0, torch.nan]]), r"a: a map is .* not \[1, 2\]"),
+        (torch.zeros(3, 2, 2), "a map"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            pictures.maps({"a": value})
 
 
 def test_the_poster_frames_copies_and_only_copies():
@@ -117,3 +145,5 @@ def test_the_poster_of_a_run_shows_its_pictures_and_scores(tmp_path):
     assert drawn[1:] == [0.9, 0.8, 0.2, 0.3]
     assert [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel()] == ["0.00", "✓ copy 0.50"] * 2
     plt.close(figure)
+    with pytest.raises(ValueError, match=r"the run has no rows of 'x' under \['parent'\]; name conditions"):
+        pictures.poster_of(run, target, ["saw it", "parent"], 0.5)

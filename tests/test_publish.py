@@ -263,6 +263,31 @@ def test_an_interrupted_publication_leaves_the_old_one(run, data, monkeypatch):
     assert versions == sorted(versions) and versions.count(1) >= 6, seen
 
 
+def test_the_manifest_lists_what_is_published(run, data):
+    fill(run, 1)
+    target = publish(run.folder)
+    listed = assets.manifest(data / "results")
+    place = target.relative_to(data / "results").as_posix()
+    assert listed["models"] == {} and list(listed["files"]) == [f"{place}/{name}" for name in named(target)]
+    fill(open_run("02_more", "quick", 0, base=run.folder.parents[2]), 2)
+    other = publish(run.folder.parents[1] / "02_more" / "quick-0")
+    fill(run, 3, units=("a",))
+    (run.folder / "images" / "picture+b+p_q.png").unlink()
+    publish(run.folder)
+    listed = assets.manifest(data / "results")["files"]
+    assert len(listed) == len(named(target)) + len(named(other)) == 3 + 4
+    assert all(files.sha256(data / "results" / path) == digest for path, digest in listed.items())
+
+
+@pytest.mark.parametrize("part", ["world", "chapter"])
+def test_a_record_that_names_another_place_is_refused(run, data, one_line, part):
+    fill(run)
+    files.write_json(run.folder / "record.json", run.read_record() | {part: "../../elsewhere"})
+    one_line(ValueError, rf"{part} '../../elsewhere' does not fit", publish, run.folder)
+    files.write_json(run.folder / "record.json", run.read_record() | {part: "x", "models": None})
+    one_line(ValueError, "does not say which models made it", publish, run.folder)
+
+
 def test_a_failing_publication_leaves_nothing_beside_the_old_one(run, data, monkeypatch):
     fill(run, 1)
     target = publish(run.folder)

@@ -1,8 +1,13 @@
 """Every recipe from end to end, tiny and for three steps: what it writes, resuming, and the twins' batches."""
 
+import errno
+import hashlib
 import json
+import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from dori_lite import assets
+from dori_lite import assets, files, locks
 from dori_lite.reef import attributes, canaries, descriptor, networks, paint, recipes, train
 from dori_lite.reef.captions import write
 
 PIPELINES = ("parent", "twin-a", "twin-b")
+ROOT = Path(__file__).parents[1]
 STEPS = recipes.SMOKE["steps"]
 
 
@@ -250,6 +256,134 @@ def test_a_retrained_foundation_makes_the_checkpoint_stale(trained, tmp_path, on
     assert train.train("descriptor", weights, work, smoke=True) == weights / "descriptor"
 
 
+# ---- old weights or new ones, at every moment -------------------------------------------------------------
+
+
+@pytest.fixture
+def old(trained, tmp_path):
+    """Weights whose descriptor is an old one, to be replaced; the folder and the hashes of the old one."""
+    weights = tmp_path / "weights"
+    for name in ("autoencoder", "descriptor"):
+        shutil.copytree(trained / "weights" / name, weights / name)
+        assets.record(weights, name, {"smoke": True})
+    (weights / "descriptor" / "old.txt").write_text("old")
+    assets.record(weights, "descriptor", {"smoke": True})
+    shutil.copytree(trained / "work" / "descriptor", tmp_path / "work" / "descriptor")  # trained to the end: 0 steps
+    return weights
+
+
+def is_whole(folder):
+    """Whether these are all of the old weights, or all of the new ones."""
+    named = {path.name for path in folder.rglob("*")} if folder.exists() else set()
+    return named in ({"config.json", "descriptor.safetensors"}, {"config.json", "descriptor.safetensors", "old.txt"})
+
+
+def again(weights):
+    return train.train("descriptor", weights, weights.parent / "work", smoke=True)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_stopped_anywhere_there_are_the_old_weights_or_the_new_ones(old, monkeypatch, killed):
+    """At each step of writing in turn: an exception, or (`killed`) an end without any clearing up."""
+    before, n, stopped, restore = shutil.copytree(old, old.with_name("before")), 0, [], files.restore
+    while not stopped or stopped[-1]:
+        shutil.rmtree(old)
+        shutil.copytree(before, old)
+        n, calls = n + 1, []
+
+        def stopping(function, n=n, calls=calls):
+            def step(*args, **options):
+                calls.append(function.__name__)
+                if len(calls) == n:
+                    raise KeyboardInterrupt
+                assert killed or is_whole(old / "descriptor") or is_whole(old / "descriptor.old")
+                return function(*args, **options)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for place, name in [(descriptor, "save"), (os, "replace"), (shutil, "rmtree"), (assets, "record")]:
+                patch.setattr(place, name, stopping(getattr(place, name)))
+            if killed:
+                patch.setattr(files, "restore", lambda path, calls=calls: "save" in calls or restore(path))
+            try:
+                again(old)
+                stopped.append(None)
+            except KeyboardInterrupt:
+                stopped.append(calls[n - 1])
+        assert is_whole(old / "descriptor") or (killed and is_whole(old / "descriptor.old"))
+        assert again(old) == old / "descriptor" and assets.verified(old, "descriptor")
+        assert sorted(path.name for path in old.iterdir()) == ["autoencoder", "descriptor", "manifest.json"]
+        assert not (old / "descriptor" / "old.txt").exists()
+    assert {"save", "replace", "record"} <= set(stopped) and len(stopped) >= 6
+
+
+def test_work_may_lie_on_another_file_system(old, monkeypatch):
+    """As Colab's Drive: between folders nothing can be renamed."""
+
+    def across(known):
+        def rename(source, target):
+            if Path(source).parent != Path(target).parent:
+                raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+            return known(source, target)
+
+        return rename
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, across(getattr(os, name)))
+    assert again(old) == old / "descriptor" and assets.verified(old, "descriptor")
+
+
+def refusing(folder):
+    known = Path.touch
+
+    def touch(path, *args, **options):
+        if path.parent == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return known(path, *args, **options)
+
+    return touch
+
+
+def test_what_would_fail_in_the_end_is_found_before_the_first_step(old, monkeypatch, one_line):
+    monkeypatch.setattr(train, "fit", lambda *args, **options: pytest.fail("trained"))
+    work = old.parent / "work"
+
+    def wrong(kind, match, name="descriptor", out=old, work=work):
+        one_line(kind, match, train.train, name, out, work, smoke=True)
+
+    for folder in (old, old / "descriptor", work / "descriptor"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "touch", refusing(folder))
+            wrong(
+                PermissionError, f"nothing can be written to the folder {folder} .Permission denied.; name another one"
+            )
+    taken = old.parent / "taken"
+    taken.write_text("a file")
+    wrong(OSError, r"the folder .*taken.* \(a file is in the way\); name another", "autoencoder", taken)
+    wrong(OSError, r"the folder .*taken.* \(a file is in the way\); name another", work=taken)
+    (old / "judge").write_text("a file")
+    wrong(FileExistsError, "judge is a file where the weights should go; move it, or name another place", "judge")
+    wrong(FileNotFoundError, "no weights called|builds on parent", "twin-a")
+    assets.record(old, "descriptor", {"smoke": False})
+    wrong(ValueError, "descriptor is no smoke test's; name another place for a tiny model")
+    (old / "autoencoder" / "config.json").write_text("{}")
+    wrong(ValueError, "config.json is damaged .*; or train it again: `dori-lite train autoencoder`")
+    (old / "autoencoder" / "config.json").unlink()
+    wrong(FileNotFoundError, "config.json is missing.*; or train it again")
+
+
+def test_one_process_trains_a_model_at_a_time(old, one_line):
+    path = old.parent / "work" / "descriptor-0.lock"
+    hold = f"from dori_lite import locks; locks.lock({str(path)!r}, ''); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        one_line(RuntimeError, f"descriptor is being trained in .* by process {other.pid}; wait", again, old)
+        other.kill()
+    assert again(old) == old / "descriptor"
+    assert not [path for _, path in locks.HELD if path.is_relative_to(old.parent)]
+
+
 # ---- batches -------------------------------------------------------------------------------------------
 
 
@@ -340,22 +474,79 @@ def test_the_loss_is_the_noises_mean_squared_error(pipe, batches, most):
 
 
 # ---- pictures ------------------------------------------------------------------------------------------
+def painted(scenes):
+    return np.stack([np.asarray(paint.render(*pair)) for pair in scenes]).transpose(0, 3, 1, 2)
 
 
 def test_pictures_come_in_the_order_asked_for(monkeypatch):
-    """Also when there are many, which are painted in parallel; here by threads instead of processes."""
+    """Also when there are many, which workers paint, and nobody else."""
+    scenes = [canaries.base(k)[1:] for k in range(300)]  # the last part is a short one
+    scenes[7] = scenes[7][0], np.int64(scenes[7][1])
+    alone = painted(scenes)
+    few = paint.paint_all(scenes[:2])
+    assert few.shape == (2, 3, 64, 64) and few.dtype == torch.uint8 and (few.numpy() == alone[:2]).all()
+    monkeypatch.setattr(paint, "as_array", lambda pair: pytest.fail("painted by this process"))
+    many = paint.paint_all(scenes)
+    assert many.shape == (300, 3, 64, 64) and many.dtype == torch.uint8 and (many.numpy() == alone).all()
 
-    class Pool(ThreadPoolExecutor):
-        used = 0
 
-        def __init__(self, mp_context):
-            Pool.used += 1
-            super().__init__(2)
+SICK = {
+    "no Python is known": ("sys.executable", ""),
+    "a program of its own": ("sys.executable", "/opt/reef/reef-explorer"),
+    "frozen": ("sys.frozen", True),
+    "no more processes": ("paint.subprocess.Popen", lambda *_, **__: (_ for _ in ()).throw(OSError("no more"))),
+    "workers die at once": ("paint.WORKER", "raise SystemExit"),
+    "they die half-way": ("paint.WORKER", "import sys; sys.stdin.readline(); sys.stdin.readline(); print('half')"),
+}
 
-    monkeypatch.setattr(paint, "ProcessPoolExecutor", Pool)
+
+@pytest.mark.parametrize("what", SICK)
+def test_where_workers_fail_this_process_paints(monkeypatch, what):
+    scenes = [canaries.base(k)[1:] for k in range(70)]
+    place, value = SICK[what]
+    *owner, name = place.split(".")
+    owner = {"sys": sys, "paint": paint, "paint.subprocess": paint.subprocess}[".".join(owner)]
+    monkeypatch.setattr(owner, name, value, raising=False)
+    monkeypatch.setattr(paint, "MANY", 10)
+    if owner is sys:
+        monkeypatch.setattr(paint.subprocess, "Popen", lambda *_, **__: pytest.fail("started itself again"))
+    assert (paint.paint_all(scenes).numpy() == painted(scenes)).all()
+
+
+def test_what_cannot_be_painted_is_said_by_this_process():
+    scenes = [canaries.base(k)[1:] for k in range(paint.MANY)]
+    with pytest.raises(TypeError):
+        paint.paint_all([*scenes, (scenes[0][0], 0.5)])
+
+
+SCRIPT = """
+import hashlib, sys
+from dori_lite.reef import canaries, paint
+paint.as_array = None  # here nobody paints: the workers do
+pictures = paint.paint_all([canaries.base(k)[1:] for k in range(256)])
+print("once", hashlib.sha256(pictures.numpy().tobytes()).hexdigest())
+"""
+DAEMON = """
+import multiprocessing
+def paint(): exec({script!r}, {{}})
+worker = multiprocessing.get_context("fork").Process(target=paint, daemon=True)
+worker.start(); worker.join(); raise SystemExit(worker.exitcode)
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "-c", "stdin", "daemon"])
+def test_a_plain_script_needs_no_guard(tmp_path, how):
+    """Nothing imports the main script a second time, wherever it comes from; nor modules of the current folder."""
+    if how == "daemon" and os.name == "nt":
+        pytest.skip("forks")
+    (tmp_path / "json.py").write_text("raise SystemExit('not this one')\n")
+    script = tmp_path / "elsewhere" / "plain.py"
+    script.parent.mkdir()
+    script.write_text(SCRIPT)
+    code = DAEMON.format(script=SCRIPT) if how == "daemon" else SCRIPT
+    command = {"script": [script], "stdin": ["-P", "-"]}.get(how, ["-P", "-c", code])
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, *command], input=SCRIPT if how == "stdin" else None, timeout=120, **options)
     scenes = [canaries.base(k)[1:] for k in range(256)]
-    alone = {k: np.asarray(paint.render(*scenes[k])).transpose(2, 0, 1) for k in (0, 1, 63, 64, 200, 255)}
-    many, few = paint.paint_all(scenes), paint.paint_all(scenes[:2])
-    assert Pool.used == 1 and many.shape == (256, 3, 64, 64) and many.dtype == torch.uint8
-    assert all(np.array_equal(many[k].numpy(), picture) for k, picture in alone.items())
-    assert all(np.array_equal(few[k].numpy(), alone[k]) for k in (0, 1))
+    digest = hashlib.sha256(np.ascontiguousarray(painted(scenes)).tobytes()).hexdigest()
+    assert (done.returncode, done.stdout) == (0, f"once {digest}\n"), done.stderr

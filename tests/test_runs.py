@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dori_lite import files, stamps
+from dori_lite import files, locks, stamps
 from dori_lite.book import profiles
 from dori_lite.evaluation import Condition, Found, Target
 from dori_lite.runs import open_existing, open_run, runs_folder
@@ -740,3 +740,153 @@ def test_a_unit_done_again_leaves_nothing_of_the_first_time(run):
     with pytest.raises(FileNotFoundError):
         run.tensors("a", "x")
     assert run.tensors("a", "x+y")
+
+
+# ---- what does not fit -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    *(({"chapter": name}, f"chapter {name!r} does not fit; give") for name in ("", "..", "a/b", "/a", "a b", None)),
+    ({"world": "../reef"}, "world '../reef' does not fit"), ({"profile": ""}, "profile '' does not fit"),
+    ({"profile": "a/b"}, "profile 'a/b' does not fit"), ({"profile": None}, "a profile is a name or a Profile, not"),
+    *(({"seed": seed}, f"seed={seed!r} is not a count that fits") for seed in (-1, 0.5, "0", None, 2**64)),
+])  # fmt: skip
+def test_names_and_seeds_that_do_not_fit_are_one_line_and_leave_nothing(tmp_path, one_line, changes, match):
+    given = {"chapter": "c", "profile": "quick", "seed": 0} | changes
+    one_line(ValueError, match, open_run, base=tmp_path / "runs", **given)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("text", ["", "first", "-1", "1.5"])
+def test_a_rank_that_is_no_number_is_one_line(tmp_path, monkeypatch, one_line, text):
+    monkeypatch.setenv("RANK", text)
+    one_line(ValueError, f"RANK='{text}' is no process's number", open_run, "c", "quick", 0, base=tmp_path)
+
+
+@pytest.mark.parametrize("rows", [None, 3, "rate", [1, 2], [{"x": 1}, None], {"x": 1}.keys()])
+def test_rows_that_are_no_dicts_are_one_line_and_leave_the_unit_undone(run, one_line, rows):
+    with pytest.raises(ValueError, match="^rows of a are no dicts; keep one, or a list of them"):
+        fill(run, "a", lambda _: rows, k=[0])
+    assert run.rows("a").empty and not path_of(run, "a").exists()
+
+
+def test_an_axis_of_one_text_is_not_taken_for_its_letters(run, one_line):
+    match = "the axis target is one text; put it into a list"
+    one_line(ValueError, match, lambda: next(run.todo("picture", target="marlow")))
+
+
+# ---- one writer at a time --------------------------------------------------------------------------------
+
+SECOND = """
+import sys
+from dori_lite.runs import open_run
+run = open_run("01_replay", "quick", 0, base=sys.argv[1])
+for k in run.todo("a", k=[7]):
+    run.keep({"x": 7})
+print("open", flush=True)
+for line in sys.stdin:
+    run.record()
+    print("recorded", flush=True)
+"""
+
+
+class Other:
+    """Another process that writes the same run."""
+
+    def __init__(self, base, **environ):
+        options = {"env": os.environ | {"PYTHONPATH": str(ROOT)} | environ, "text": True}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.process = subprocess.Popen([sys.executable, "-c", SECOND, base], **pipes, **options)
+
+    def line(self):
+        return self.process.stdout.readline().strip()
+
+    def record(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.line()
+
+    def end(self):
+        self.process.kill()
+        return self.process.communicate()[1]
+
+
+def test_two_processes_do_not_write_one_run(tmp_path, one_line):
+    first = Other(tmp_path)
+    assert first.line() == "open"
+    match = rf"the run .*quick-0 is being written by process {first.process.pid}; wait until it has ended, or end it"
+    one_line(RuntimeError, match, open_run, "01_replay", "quick", 0, base=tmp_path)
+    one_line(RuntimeError, match, open_run, "01_replay", "quick", 0, base=tmp_path, anew=True)  # nothing is moved
+    assert fill(open_run("01_replay", "quick", 1, base=tmp_path), "a", k=[0]) == [0]  # another run is free
+    second = Other(tmp_path)
+    assert second.line() == "" and "is being written by process" in second.end()
+    assert open_existing(tmp_path / "reef" / "01_replay" / "quick-0").rows("a")["x"].tolist() == [7]  # reading is
+    first.end()  # killed: nothing is left that would lock
+    assert fill(open_run("01_replay", "quick", 0, base=tmp_path), "a", k=[7, 8]) == [8]
+
+
+def test_a_recorded_run_is_free_and_taken_back_when_it_goes_on(run, one_line):
+    base = run.folder.parents[2]
+    assert fill(run, "a", k=[0]) == [0]
+    refused = Other(base)
+    assert refused.line() == "" and "RuntimeError" in refused.end()
+    run.record()
+    other = Other(base)
+    assert other.line() == "open"
+    one_line(RuntimeError, "is being written by process", fill, run, "a", k=[0, 1])
+    one_line(RuntimeError, "is being written by process", run.record)
+    assert other.record() == "recorded"
+    assert fill(run, "a", k=[0, 1, 7]) == [1] and sorted(run.rows("a")["x"]) == [1, 1, 7]
+    other.end()
+
+
+def test_ranks_write_beside_each_other(tmp_path, run):
+    other = Other(tmp_path, RANK="1")
+    assert other.line() == "open" and fill(run, "b", k=[0]) == [0]
+    assert fill(again(run), "b", k=[0, 1]) == [1]  # and one process may open its run twice: a cell that is run again
+    other.end()
+
+
+def test_a_run_that_somebody_started_afresh_is_opened_again(run, one_line):
+    fill(run, "a", k=[0])
+    run.record()
+    files.write_json(run.folder / "stamp.json", {"profile": "another"})
+    match = "quick-0 was started afresh by somebody else; open the run again"
+    one_line(RuntimeError, match, fill, run, "a", k=[1])
+    one_line(RuntimeError, match, run.record)
+
+
+def test_a_lock_is_taken_once_and_given_back(tmp_path):
+    path = tmp_path / "new" / "lock"
+    with locks.held(path, "it is used"):
+        with locks.held(path, "it is used"):
+            pass
+        taken = f"from dori_lite import locks; locks.lock({str(path)!r}, 'it is used')"
+        done = subprocess.run([sys.executable, "-c", taken], capture_output=True, text=True, cwd=ROOT)
+        assert f"RuntimeError: it is used by process {os.getpid()}; wait" in done.stderr  # the inner body kept it
+    assert subprocess.run([sys.executable, "-c", taken], cwd=ROOT).returncode == 0
+    assert (os.getpid(), path.resolve()) not in locks.HELD
+
+
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+def test_a_forked_child_does_not_share_a_lock(tmp_path):
+    with locks.held(tmp_path / "lock", "it is used"):
+        if not (child := os.fork()):
+            try:
+                locks.lock(tmp_path / "lock", "it is used")
+            except RuntimeError:
+                os._exit(3)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    if not locks.fcntl:
+        pytest.skip("not here")
+
+    def unknown(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(locks.fcntl, "flock", unknown)
+    with locks.held(tmp_path / "lock", "it is used"):
+        pass

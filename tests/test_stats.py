@@ -1,50 +1,199 @@
-"""Statistics: against known values, brute force, and how often an interval covers what it says it does."""
+"""Statistics: against known values, brute force, scipy, and how often an interval covers what it says it does."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import mannwhitneyu, norm, spearmanr
+from scipy import stats as scipy_stats
+from scipy.stats import mannwhitneyu, spearmanr
 
-from dori_lite.stats import auc_interval, bootstrap, bootstrap_spearman, paired, ratios, roc, upper_limit
+from dori_lite import stats
+from dori_lite.stats import (
+    auc_interval,
+    mean_interval,
+    paired,
+    paired_interval,
+    ratios,
+    roc,
+    spearman_interval,
+    upper_limit,
+)
 
-# ---- means, ratios and ranks over units -----------------------------------------------------------------
+COVERAGE = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
 
-
-def test_bootstrap_covers_the_mean_as_often_as_it_says():
-    rng, hits = np.random.default_rng(0), 0
-    for k in range(300):
-        mean, low, high = bootstrap(rng.normal(0.3, 1, 40), seed=k, reps=400)
-        assert low <= mean <= high
-        hits += low <= 0.3 <= high
-    assert 0.90 <= hits / 300 <= 0.98
-
-
-def test_bootstrap_against_the_standard_error():
-    values = np.random.default_rng(1).normal(2, 1, 400)
-    mean, low, high = bootstrap(values, seed=0)
-    error = 1.96 * values.std() / 20
-    assert mean == pytest.approx(values.mean())
-    assert (mean - low, high - mean) == (pytest.approx(error, rel=0.15), pytest.approx(error, rel=0.15))
-    _, low_90, high_90 = bootstrap(values, seed=0, level=0.9)
-    assert low < low_90 < high_90 < high
-    assert bootstrap(values, seed=0) == (mean, low, high) != bootstrap(values, seed=1)
+# ---- how often they cover -------------------------------------------------------------------------------
 
 
-def test_geometric_mean_treats_a_factor_and_its_inverse_alike():
-    found, inverse = bootstrap([2, 4, 8, 16], seed=0, geometric=True), bootstrap([1 / 2, 1 / 4, 1 / 8, 1 / 16], 0)
-    assert found[0] == pytest.approx(2**2.5) and 2 <= found[1] < found[0] < found[2] <= 16
-    assert inverse[0] != pytest.approx(2**-2.5)
-    assert bootstrap([1 / 2, 1 / 4, 1 / 8, 1 / 16], 0, geometric=True)[0] == pytest.approx(2**-2.5)
-    with pytest.raises(ValueError, match="negative"):
-        bootstrap([1, -1], 0, geometric=True)
+@pytest.fixture
+def coverage():
+    spec = importlib.util.spec_from_file_location("coverage", COVERAGE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_bootstrap_wants_one_number_a_unit():
-    with pytest.raises(ValueError, match="average over seeds first"):
-        bootstrap(np.ones((4, 2)), seed=0)
+def test_intervals_cover_in_every_design_of_the_book(coverage):
+    found = {(name, n): covered for name, n, covered, _ in coverage.everything(1200)}
+    assert len(found) > 50 and coverage.BAR == 0.93
+    assert not {key: covered for key, covered in found.items() if covered < coverage.BAR}
+
+
+def test_the_simulation_finds_the_percentile_bootstrap_short(coverage, monkeypatch):
+    def percentiles(values, **_):
+        means = np.random.default_rng(0).choice(values, (200, len(values))).mean(1)
+        return values.mean(), *np.quantile(means, [0.025, 0.975])
+
+    monkeypatch.setattr(stats, "mean_interval", percentiles)
+    covered, _ = coverage.mean_coverage(coverage.SHARES["rates near 1"], 8, 300)
+    assert 0.5 < covered < 0.9
+
+
+# ---- means ----------------------------------------------------------------------------------------------
+
+
+def test_a_mean_without_bounds_is_scipys_t():
+    values = np.random.default_rng(1).normal(2, 1, 12)
+    for level in (0.8, 0.95):
+        expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(level)
+        mean, low, high = mean_interval(values, level=level)
+        assert (mean, low, high) == pytest.approx((values.mean(), expected.low, expected.high))
+    assert mean_interval(torch.tensor(values)) == mean_interval(pd.Series(values)) == mean_interval(list(values))
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8])
+def test_units_that_are_all_or_nothing_get_the_exact_limits(count):
+    values = np.repeat([1, 0], [count, 8 - count])
+    for level in (0.9, 0.95):
+        expected = scipy_stats.binomtest(count, 8).proportion_ci(level)
+        assert mean_interval(values, bounds=(0, 1), level=level) == pytest.approx((count / 8, *expected))
+        low, high = (4 * end - 1 for end in expected)
+        assert mean_interval(4 * values - 1, bounds=(-1, 3), level=level) == pytest.approx((count / 2 - 1, low, high))
+
+
+def test_bounded_means_have_wilsons_form():
+    values = np.array([0.1, 0.9, 0.25, 0.75, 0.5, 1.0, 0.0, 0.4])
+    mean, low, high = mean_interval(values, bounds=(0, 1))
+    error = scipy_stats.t.ppf(0.975, 7) * values.std(ddof=1) / 8**0.5
+    for end in (low, high):  # the mean lies as far off as the spread allows that the end would have
+        assert (mean - end) ** 2 == pytest.approx(error**2 * end * (1 - end) / (mean * (1 - mean)))
+    assert mean_interval(1 - values, bounds=(0, 1)) == pytest.approx((1 - mean, 1 - high, 1 - low))
+    shifted = mean_interval(10 * values - 3, bounds=(-3, 7))
+    assert shifted == pytest.approx(tuple(10 * x - 3 for x in (mean, low, high)))
+
+
+def test_bounded_means_leave_room_for_units_that_were_not_seen():
+    missed = 1 - 0.05 ** (1 / 16)
+    assert missed == pytest.approx(upper_limit(0, 16))
+    assert mean_interval([0.5] * 16, bounds=(0, 1)) == pytest.approx((0.5, 0.5 - missed / 2, 0.5 + missed / 2))
+    nearly = [1.0] * 15 + [0.75]
+    mean, low, high = mean_interval(nearly, bounds=(0, 1))
+    assert low == pytest.approx(mean * (1 - missed)) and mean < high <= 1
+    assert mean_interval([1.0] * 16, bounds=(-1, 1), reach=1) == pytest.approx((1, 1 - missed, 1))
+    assert mean_interval([0.0] * 16, bounds=(-1, 1), reach=1) == pytest.approx((0, -missed, missed))
+    assert mean_interval([0.0] * 16, bounds=(-1, 1), reach=0.5) == pytest.approx((0, -missed / 2, missed / 2))
+    assert mean_interval([-1.0] * 16, bounds=(-1, 1), reach=1) == pytest.approx((-1, -1, missed - 1))
+    for values in ([0.0] * 7 + [0.25], [1.0] * 7 + [0.25]):
+        mean, low, high = mean_interval(values, bounds=(0, 1))
+        assert 0 <= low < mean < high <= 1  # never past what is possible
+
+
+def test_bounded_intervals_stay_within_their_bounds():
+    random = np.random.default_rng(4)
+    for k in range(600):
+        values = random.binomial(10, (0.01, 0.5, 0.99)[k % 3], random.integers(2, 12)) / 10
+        mean, low, high = mean_interval(values, bounds=(0, 1))
+        assert 0 <= low <= mean <= high <= 1
+        mean, low, high = mean_interval(2 * values / 3 - 1 / 3, bounds=(-1 / 3, 1 / 3), reach=0.5)
+        assert low >= -1 / 3 and high <= 1 / 3
+
+
+def test_geometric_means_treat_a_factor_and_its_inverse_alike(one_line):
+    values = np.array([2.0, 4, 8, 16])
+    mean, low, high = mean_interval(values, geometric=True)
+    expected = scipy_stats.ttest_1samp(np.log(values), 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((2**2.5, math.exp(expected.low), math.exp(expected.high)))
+    assert mean_interval(1 / values, geometric=True) == pytest.approx((1 / mean, 1 / high, 1 / low))
+    for wrong, options in (([1, -1], {}), ([1, 2], {"bounds": (0, 3)})):
+        one_line(ValueError, "geometric mean needs ratios", mean_interval, wrong, geometric=True, **options)
+    mean, *ends = mean_interval([math.inf, 2, 2, 2], geometric=True)
+    assert mean == math.inf and np.isnan(ends).all()
+
+
+def test_a_cluster_is_one_unit():
+    values, names = [1, 0.5, 0.25, 0.75, 0, 0, 1], ["a", "a", "b", "b", "c", "c", "d"]
+    each = [0.75, 0.5, 0, 1]
+    for options in ({}, {"bounds": (0, 1)}, {"level": 0.8}):
+        assert mean_interval(values, clusters=names, **options) == mean_interval(each, **options)
+    order = np.random.default_rng(0).permutation(7)
+    shuffled = mean_interval(np.array(values)[order], clusters=pd.Series(names)[order])
+    assert shuffled == pytest.approx(mean_interval(each))
+    assert mean_interval([2, 8, 9], clusters=[1, 1, 2], geometric=True) == mean_interval([4, 9], geometric=True)
+    assert mean_interval([1, 1, 0, 0], clusters=[0, 0, 1, 1], bounds=(0, 1)) == mean_interval([1, 0], bounds=(0, 1))
+    assert np.isnan(mean_interval([1.0, 0.5], clusters=["a", "a"])[1:]).all()
+
+
+def test_differences_are_of_units_and_bounded_by_their_sides():
+    own, other = {"a": 1, "b": 0.5, "c": 0.75}, {"c": 0.25, "a": 0, "b": 0.5}
+    expected = mean_interval([1, 0, 0.5], bounds=(-1, 1), reach=1)
+    assert paired_interval(own, other) == expected
+    ten = paired_interval([10, 5, 7.5], [0, 5, 2.5], bounds=(0, 10))
+    assert ten == pytest.approx(tuple(10 * x for x in expected))
+    assert paired_interval([1, 0.5, 0.75], [0, 0.5, 0.25], bounds=None, level=0.9) == mean_interval(
+        [1, 0, 0.5], level=0.9
+    )
+    clustered = paired_interval([1, 0.5, 0.75], [0, 0.5, 0.25], clusters=[0, 0, 1])
+    assert clustered == mean_interval([0.5, 0.5], bounds=(-1, 1), reach=1)
+
+
+def test_too_few_units_and_what_is_no_number_have_no_interval():
+    for values in ([], [1.0], [1.0, math.nan, 1.0], [1.0, math.inf], [2.0, 2.0]):
+        mean, *ends = mean_interval(values)
+        assert np.isnan(ends).all() and (mean in (1.0, 2.0, math.inf) or math.isnan(mean))
+    assert mean_interval([1.0])[0] == 1.0 and np.isnan(mean_interval([0.5], bounds=(0, 1))[1:]).all()
+    assert np.isnan(mean_interval([0.0, math.nan], bounds=(0, 1))).all()
+
+
+def test_a_smaller_level_gives_a_shorter_interval():
+    values = [0.25, 0.5, 1, 0.75, 0, 0.5]
+    for options in ({}, {"bounds": (0, 1)}):
+        _, low, high = mean_interval(values, **options)
+        _, low_90, high_90 = mean_interval(values, level=0.9, **options)
+        assert low < low_90 < high_90 < high
+
+
+def test_wrong_input_to_a_mean_is_one_clear_line(one_line):
+    for values, match in (
+        (np.ones((4, 2)), "average over seeds first"),
+        (1.0, "average over seeds first"),
+        ([True, False], "values are of type bool"),
+        (["1", "0"], "values are of type <U1"),
+        ([None, 1.0], "values are of type object"),
+    ):
+        one_line(ValueError, match, mean_interval, values)
+    for options, match in (
+        ({"level": 95}, "level 95 is not between 0 and 1"),
+        ({"level": 1.0}, "level 1.0 is not between"),
+        ({"level": "high"}, "level 'high' is not between"),
+        ({"level": math.nan}, "level nan is not between"),
+        ({"clusters": ["a"]}, "name or number to all 2 units"),
+        ({"clusters": [[1], [2]]}, "name or number to all 2 units"),
+        ({"clusters": [None, "a"]}, "clusters are object"),
+        ({"clusters": [0.5, math.nan]}, "clusters are float64"),
+        ({"bounds": (1, 0)}, "not two finite numbers, the least first"),
+        ({"bounds": (0, math.inf)}, "not two finite numbers"),
+        ({"bounds": 1}, "not two finite numbers"),
+        ({"bounds": (0, 0.4)}, "a value of 0.5 lies outside the bounds"),
+        ({"bounds": (0, 1), "reach": 0}, "reach=0"),
+        ({"bounds": (0, 1), "reach": "far"}, "reach='far'"),
+        ({"reach": 1}, "give bounds"),
+    ):
+        one_line(ValueError, match, mean_interval, [0.25, 0.5], **options)
+    one_line(ValueError, "a value of 2 lies outside", paired_interval, [2, 0], [0, 0])
+    one_line(ValueError, "own are of type bool", paired_interval, [True], [False])
 
 
 def test_upper_limit():
@@ -53,9 +202,11 @@ def test_upper_limit():
     assert upper_limit(3, 3) == 1.0 and upper_limit(0, 0) == 1.0
     limit = upper_limit(2, 10)  # at the limit, so few successes have a chance of one in twenty
     assert sum(math.comb(10, k) * limit**k * (1 - limit) ** (10 - k) for k in range(3)) == pytest.approx(0.05)
-    for wrong in ((-1, 3), (4, 3)):
+    for wrong in ((-1, 3), (4, 3), (0.5, 3), (math.nan, 3), (0, math.inf)):
         with pytest.raises(ValueError, match="not a count"):
             upper_limit(*wrong)
+    with pytest.raises(ValueError, match="level 95 is not between"):
+        upper_limit(0, 3, level=95)
 
 
 def test_paired_matches_units():
@@ -75,39 +226,37 @@ def test_paired_matches_units():
             paired(*wrong)
 
 
-def test_spearman_is_scipys_and_its_interval_covers_it():
-    random = np.random.default_rng(0)
+# ---- ranks ----------------------------------------------------------------------------------------------
+
+
+def test_spearman_is_scipys_with_bonett_and_wrights_interval():
     x = np.repeat([1, 4, 16, 64, 256], 4)
-    y = np.log(x) + random.normal(size=20)
-    estimate, low, high = bootstrap_spearman(x, y, seed=1)
-    assert estimate == pytest.approx(spearmanr(x, y).statistic)
-    assert low < estimate < high <= 1
-    naive = [spearmanr(x[k], y[k]).statistic for k in np.random.default_rng(1).integers(20, size=(2000, 20))]
-    assert (low, high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])))
+    y = np.log(x) + np.random.default_rng(0).normal(size=20)
+    rho, low, high = spearman_interval(x, y)
+    assert rho == pytest.approx(spearmanr(x, y).statistic)
+    half = scipy_stats.t.ppf(0.975, 18) * math.sqrt((1 + rho**2 / 2) / 17)
+    assert (low, high) == pytest.approx((math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)))
+    assert spearman_interval(x, -y) == pytest.approx((-rho, -high, -low))
+    _, low_80, high_80 = spearman_interval(x, y, level=0.8)
+    assert low < low_80 < rho < high_80 < high < 1
+
+
+def test_perfect_agreement_of_ranks_has_an_open_end():
+    x = np.arange(10)
+    swapped = x.copy()
+    swapped[[4, 5]] = 5, 4
+    rho, low, high = spearman_interval(x, x**3)
+    assert (rho, high) == (pytest.approx(1), rho) and low == pytest.approx(spearman_interval(x, swapped)[1]) and low < 1
+    assert spearman_interval(x, -x) == pytest.approx((-rho, -high, -low))
 
 
 def test_spearman_of_too_little_is_not_a_number(one_line):
-    for x, y in (([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [1, math.nan, 3])):
-        assert all(math.isnan(value) for value in bootstrap_spearman(x, y, seed=0))
-    one_line(ValueError, "one number a unit", bootstrap_spearman, [1, 2, 3], [1, 2], seed=0)
-    one_line(ValueError, "one number a unit", bootstrap_spearman, [[1, 2, 3]], [[1, 2, 3]], seed=0)
-
-
-def test_a_mean_of_too_few_units_has_no_interval():
-    for values in ([], [1.0], [1.0, math.nan, 1.0]):
-        mean, *ends = bootstrap(values, seed=0)
-        assert all(math.isnan(end) for end in ends) and (mean == 1.0 or math.isnan(mean))
-    assert bootstrap([1.0], seed=0)[0] == 1.0
-    assert bootstrap([1.0, 1.0], seed=0) == (1.0, 1.0, 1.0)
-
-
-def test_bootstrap_is_resampling_written_out():
-    values = np.random.default_rng(2).normal(1, 1, 25)
-    found = bootstrap(values, seed=7, reps=999, level=0.8)
-    means = sorted(values[k].mean() for k in np.random.default_rng(7).integers(25, size=(999, 25)))
-    assert found == (pytest.approx(values.mean()), pytest.approx(means[99]), pytest.approx(means[899]))
-    mean, low, high = bootstrap([math.inf, 2, 2, 2, 2, 2, 2, 2], seed=0, geometric=True)
-    assert mean == high == math.inf and low == pytest.approx(2)  # between infinities nothing is interpolated
+    for x, y in (([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [1, math.nan, 3, 4])):
+        assert all(math.isnan(value) for value in spearman_interval(x, y))
+    one_line(ValueError, "one number a unit", spearman_interval, [1, 2, 3], [1, 2])
+    one_line(ValueError, "one number a unit", spearman_interval, [[1, 2, 3]], [[1, 2, 3]])
+    one_line(ValueError, "x are of type bool", spearman_interval, [True, False], [1, 2])
+    one_line(ValueError, "level 0 is not", spearman_interval, [1, 2], [1, 2], level=0)
 
 
 # ---- how well scores separate ---------------------------------------------------------------------------
@@ -122,7 +271,7 @@ def test_roc_by_hand():
     assert found["fpr"] == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 1])
     assert found["tpr"] == pytest.approx([0, 0.25, 0.5, 0.5, 0.75, 1, 1])
     assert found["tpr at 1% fpr"] == found["tpr at 10% fpr"] == 0.25
-    assert auc_interval(positives, negatives, 0, reps=10)[0] == pytest.approx(found["auc"])
+    assert auc_interval(positives, negatives)[0] == pytest.approx(found["auc"])
 
 
 def test_roc_at_low_false_positive_rates():
@@ -139,54 +288,74 @@ def test_auc_is_mann_whitney():
     expected = mannwhitneyu(positives, negatives).statistic / (23 * 31)
     assert roc(positives, negatives)["auc"] == pytest.approx(expected)
     assert roc(torch.tensor(positives), list(negatives))["auc"] == pytest.approx(expected)
-    assert auc_interval(torch.tensor(positives), negatives, 0)[0] == pytest.approx(expected)
+    assert auc_interval(torch.tensor(positives), negatives)[0] == pytest.approx(expected)
 
 
 def area(positives, negatives):
     return np.mean((positives[:, None] > negatives) + 0.5 * (positives[:, None] == negatives))
 
 
-def test_auc_interval_is_a_bootstrap_over_captions():
+def test_an_areas_error_is_delongs():
     random = np.random.default_rng(1)
-    positives, negatives = np.round(random.normal(0.7, 1, 20), 1), np.round(random.normal(0, 1, 30), 1)
-    auc, low, high = auc_interval(positives, negatives, seed=3)
-    resampled = [area(random.choice(positives, 20), random.choice(negatives, 30)) for _ in range(4000)]
-    assert (low, high) == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=0.02)
-    assert 0 < low < auc < high < 1
-    assert auc_interval(positives, negatives, seed=3) == (auc, low, high) != auc_interval(positives, negatives, seed=4)
-    _, inner_low, inner_high = auc_interval(positives, negatives, seed=3, level=0.5)
-    assert low < inner_low < auc < inner_high < high
-    resampled = [area(random.choice(positives, 20), negatives) for _ in range(4000)]
-    assert np.subtract(*np.quantile(resampled, [0.975, 0.025])) < 0.9 * (high - low)  # the negatives vary as well
+    positives, negatives = np.round(random.normal(0.7, 1, 40), 1), np.round(random.normal(0, 1, 30), 1)
+    auc, low, high = auc_interval(positives, negatives)
+    ups = [area(positives[[k]], negatives) for k in range(40)]
+    downs = [area(positives, negatives[[k]]) for k in range(30)]
+    error = math.sqrt(np.var(ups, ddof=1) / 40 + np.var(downs, ddof=1) / 30)
+    logits = [math.log(x / (1 - x)) for x in (low, auc, high)]
+    half = scipy_stats.t.ppf(0.975, 69) * error / (auc * (1 - auc))
+    assert np.diff(logits) == pytest.approx([half, half])
+    flipped = auc_interval(negatives, positives)
+    assert flipped == pytest.approx((1 - auc, 1 - high, 1 - low))
+    _, inner_low, inner_high = auc_interval(positives, negatives, level=0.5)
+    assert 0 < low < inner_low < auc < inner_high < high < 1
 
 
-def test_auc_interval_covers():
-    """Of 200 experiments with a known AUC, the 90 % intervals hold it about as often as they say."""
-    random, truth = np.random.default_rng(2), norm.cdf(1 / 2**0.5)
-    held = 0
-    for k in range(200):
-        _, low, high = auc_interval(random.normal(1, 1, 30), random.normal(0, 1, 30), seed=k, reps=300, level=0.9)
-        held += low <= truth <= high
-    assert 0.82 <= held / 200 <= 0.96
+def test_perfect_separation_gives_the_exact_lower_bound():
+    for n, m, pairs in ((16, 16, 16), (8, 8, 8), (3, 2, 2), (5, 40, 5)):
+        for level in (0.9, 0.95):
+            bound = (1 - level) ** (1 / pairs)  # an area this low wins so many independent pairs just so often
+            assert auc_interval(range(100, 100 + n), range(m), level=level) == pytest.approx((1, bound, 1))
+            assert auc_interval(range(n), range(100, 100 + m), level=level) == pytest.approx((0, 0, 1 - bound))
+    assert auc_interval([1, 1], [1, 1, 1]) == pytest.approx((0.5, 0.5 * 0.05**0.5, 1 - 0.5 * 0.05**0.5))
+    for one in (([1], [0, 0.5]), ([1, 2], [0])):
+        auc, *ends = auc_interval(*one)
+        assert auc == 1 and np.isnan(ends).all()
 
 
-def test_auc_interval_of_degenerate_groups():
-    assert auc_interval([2, 3, 4], [0, 1], 0) == (1, 1, 1)
-    assert auc_interval([0, 1], [2, 3], 0) == (0, 0, 0)
-    assert auc_interval([1, 1], [1, 1, 1], 0) == (0.5, 0.5, 0.5)
-    assert auc_interval([1], [0], 0) == (1, 1, 1)
+def test_an_area_leaves_room_for_captions_that_were_not_seen():
+    positives, negatives = [*range(101, 116), -1], range(16)  # one of 16 lies below all
+    auc, low, high = auc_interval(positives, negatives)
+    assert auc == 15 / 16 and low <= auc * 0.05 ** (1 / 16) and auc < high < 1
+
+
+def test_scores_that_share_a_label_count_as_one():
+    random = np.random.default_rng(3)
+    positives, negatives = random.normal(1, 1, 8), random.normal(0, 1, 10)
+    alone = auc_interval(positives, negatives)
+    labels = [f"p{k}" for k in range(8)], [f"n{k}" for k in range(10)]
+    assert auc_interval(positives, negatives, clusters=labels) == pytest.approx(alone)
+    doubled = auc_interval(
+        np.repeat(positives, 2), np.repeat(negatives, 2), clusters=tuple(np.repeat(names, 2) for names in labels)
+    )
+    assert doubled == pytest.approx(alone)  # the same again is nothing new
+    paired_up = auc_interval(positives, negatives[:8] + positives, clusters=(range(8), range(8)))
+    apart = auc_interval(positives, negatives[:8] + positives)
+    assert paired_up[2] - paired_up[1] < apart[2] - apart[1]  # what moves both sides alike moves no area
+    _, low, _ = auc_interval(range(10, 18), range(8), clusters=(np.arange(8) // 2, np.arange(8) // 2))
+    assert low == pytest.approx(0.05 ** (1 / 4))
 
 
 def test_errors_are_one_clear_line(one_line):
-    def wrong(match, function, *args, **options):
-        one_line(ValueError, match, function, *args, **options)
-
-    for function, rest in ((roc, ()), (auc_interval, (0,))):
+    for function in (roc, auc_interval):
         for bad in ([], [[1.0, 2.0]], 1.0):
-            wrong("positives have shape", function, bad, [1.0], *rest)
-            wrong("negatives have shape", function, [1.0], bad, *rest)
+            one_line(ValueError, "positives have shape", function, bad, [1.0])
+            one_line(ValueError, "negatives have shape", function, [1.0], bad)
         for bad in ([np.nan, 1.0], [np.inf], torch.tensor([-torch.inf])):
-            wrong("positives hold NaN", function, bad, [1.0], *rest)
-            wrong("negatives hold NaN", function, [1.0], bad, *rest)
+            one_line(ValueError, "positives hold NaN", function, bad, [1.0])
+            one_line(ValueError, "negatives hold NaN", function, [1.0], bad)
+        one_line(ValueError, "positives are of type <U1", function, ["a"], [1.0])
     for level in (0, 1, 95):
-        wrong(f"level {level} is not between 0 and 1", auc_interval, [1.0], [0.0], 0, level=level)
+        one_line(ValueError, f"level {level} is not between 0 and 1", auc_interval, [1.0], [0.0], level=level)
+    for clusters in ([1, 2], "ab", ([1], [2], [3])):
+        one_line(ValueError, "clusters", auc_interval, [1.0, 2.0], [0.0, 1.0], clusters=clusters)

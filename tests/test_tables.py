@@ -5,6 +5,7 @@ import pytest
 
 from dori_lite.book import effects, tables
 from dori_lite.copies import Detector
+from dori_lite.files import write_json
 from dori_lite.stats import upper_limit
 
 ROWS = pd.DataFrame(
@@ -25,7 +26,7 @@ def test_counts_are_of_pictures_and_carry_the_exact_limit():
 
 
 def test_detectors_stand_side_by_side_and_what_they_differ_on_is_counted():
-    detectors = [Detector("descriptor", None, 0.7), Detector("adaptive l2", None, 1.0)]
+    detectors = [Detector("descriptor", len, 0.7), Detector("adaptive l2", len, 1.0)]
     table = tables.agreement(ROWS, detectors)
     assert table.loc["saw"].tolist() == [0.75, 0.5, "1 of 4"]
     assert table.loc["never"].tolist() == [0.0, 0.5, "1 of 2"]
@@ -61,6 +62,36 @@ def test_membership_shows_area_and_gap(monkeypatch):
     monkeypatch.setattr(effects, "final_losses", lambda run, condition, home: losses[condition, home])
     table = tables.membership(None)
     assert table.loc[("never saw it", "home a")].tolist() == ["1.00 [0.90, 1.00]", pytest.approx(0.25)]
+
+
+def test_published_and_recomputed_verdicts_stand_side_by_side(monkeypatch, tmp_path, one_line):
+    file = tmp_path / "recomputed.json"
+    monkeypatch.setattr(effects, "recomputed_file", lambda world: file)
+    one_line(FileNotFoundError, "effects.write_recomputed\\('reef'\\)", tables.recomputed)
+    old = {"estimate": 0.25, "low": 0.125, "high": 0.4, "verdict": "holds here"}
+    new, none = old | {"low": 0.08, "verdict": "undecided"}, old | {"low": None, "high": None, "verdict": "undecided"}
+    endless = old | {"estimate": None, "high": None}  # a record keeps no infinities
+    claims = {"injection": (old, new), "nemo-lift": (none, none), "variety": (endless, endless)}
+    content = {
+        "04_x/standard": {
+            key: {"units": 16, "threshold": 0.1, "published": one, "recomputed": other}
+            for key, (one, other) in claims.items()
+        }
+    }
+    write_json(file, content)
+    table = tables.recomputed()
+    assert table.loc[("04_x/standard", "injection")].tolist() == [
+        *(0.25, 0.1, 16, "[0.12, 0.40]", "holds here", "[0.08, 0.40]", "undecided")
+    ]
+    assert table.loc[("04_x/standard", "nemo-lift")].tolist()[3:] == ["none", "undecided", "none", "undecided"]
+    assert pd.isna(table.loc[("04_x/standard", "variety"), "effect"])
+    assert table.loc[("04_x/standard", "variety"), "as published: interval"] == "none"
+
+
+def test_the_published_table_is_there():
+    table = tables.recomputed()
+    assert table.loc[("04_the_picture_comes_back/standard", "injection"), "as published: verdict"] == "holds here"
+    assert table.loc[("04_the_picture_comes_back/standard", "injection"), "recomputed: verdict"] == "undecided"
 
 
 def test_our_numbers_stand_beside_the_reported_ones():

@@ -199,8 +199,16 @@ def test_errors_are_one_clear_line(pipe, one_line):
     def wrong(match, function, *args, **options):
         one_line(ValueError, match, function, pipe, *args, **options)
 
-    for rho in (0, -0.1, 1.01, 10, float("nan"), (0.1, 0.0), (0.1, 2)):
-        wrong("ρ is the share of each row to prune, above 0 and at most 1; got", localise, CAPTIONS, rho)
+    for rho in (0, 0.0, (0.1, 0.0)):
+        wrong("ρ=0 prunes nothing; give the share of each row to prune", localise, CAPTIONS, rho)
+    for rho in (-0.1, 1.01, 10, float("nan"), float("inf"), "0.1", None, True, [0.1], (0.1, 2)):
+        wrong("ρ=.* does not fit; give a finite number, at least 0, at most 1", localise, CAPTIONS, rho)
+    wrong("there is no ρ; give one number, or a tuple", localise, CAPTIONS, ())
+    few = activation_norms(pipe, "", calls=1, steps=2)
+    wrong(
+        r"base has no norms \[2, 64\] of .*; compute it with the same", localise, CAPTIONS, base=few, calls=2, steps=2
+    )
+    wrong("base has no norms", localise, CAPTIONS, base={}, calls=1, steps=2)
     wrong("layers are 'sixteen' or 'seven'; got 'eight'", localise, CAPTIONS, 0.1, which="eight")
     wrong("caption 0 is empty", localise, "")
     wrong("caption 1 is empty", activation_norms, [CAPTIONS[0], ""])
@@ -208,7 +216,8 @@ def test_errors_are_one_clear_line(pipe, one_line):
         wrong("caption 1 is empty", function, [CAPTIONS[0], " "])
         wrong("there are no prompts", function, [])
         wrong(r"embeddings have shape \[1, 28, 15\]", function, embed(pipe, "")[..., 1:])
-        wrong("calls=51 is impossible with 50 steps; choose 1 to 50", function, CAPTIONS, calls=51)
-        for calls, steps in ((0, 25), (26, 25), (5, 4)):
-            match = f"calls={calls} is impossible with {steps} steps; choose 1 to {steps}"
+        wrong("calls=51 is not a count that fits; give a whole number from 1 to 50", function, CAPTIONS, calls=51)
+        wrong("seed=-1 is not a count that fits", function, CAPTIONS, seed=-1)
+        for calls, steps in ((0, 25), (26, 25), (5, 4), (1.5, 4), (True, 4)):
+            match = f"calls={calls} is not a count that fits; give a whole number from 1 to {steps}"
             wrong(match, function, CAPTIONS, calls=calls, steps=steps)

@@ -42,6 +42,7 @@ def test_a_world_is_of_the_models_that_are_named(no_models):
 def test_an_unknown_model_is_one_line_and_nothing_is_loaded(no_models, one_line):
     one_line(ValueError, "the reef has no model 'twin-c'; there are: twin-a, twin-b, parent$", world.load, "twin-c")
     one_line(ValueError, "the reef has no model 'sd14'", world.load, "twin-a", "sd14", device="cpu")
+    one_line(ValueError, r"the reef has no model \['twin-a'\]", world.load, ["twin-a"])
     assert no_models == []
 
 
@@ -74,7 +75,7 @@ def test_the_shipped_models_are_a_world(monkeypatch):
 def test_a_model_is_own_other_or_parent(home, own, other, one_line):
     target = Target("t", "a fish", torch.zeros(3, 8, 8), {"home": home})
     assert [world.relation(target, which) for which in ("own", "other", "parent")] == [own, other, "parent"]
-    for wrong in ("twin-a", "mine", "", None):
+    for wrong in ("twin-a", "mine", "", None, 3):
         one_line(ValueError, f"a model is 'own', 'other' or 'parent' to a target; got {wrong!r}$",
                  world.relation, target, wrong)  # fmt: skip
 
@@ -151,6 +152,35 @@ def test_what_is_not_planted_is_an_error(one_line):
     one_line(ValueError, "nothing planted is a 'graded' for 'tuning'", world.planted, "graded", "tuning")
     one_line(ValueError, "home is 'a' or 'b', or None for both; got 'c'", world.planted, home="c")
     one_line(ValueError, "no held-out split 'tests'; choose one of descriptor, ", world.held_out, "tests", 1)
+    one_line(ValueError, "no held-out split None", world.held_out, None, 1)
+
+
+@pytest.mark.parametrize("count", [0, -1, "3", 1.5, True, 10**9])
+def test_counts_that_do_not_fit(count, one_line):
+    """Said at once: nothing is painted, and no list is cut short silently."""
+    one_line(ValueError, "count of either twin's=.* a whole number from 1 to 16", world.planted, count=count)
+    one_line(ValueError, "twin's=.* from 1 to 4", world.planted, "canary", "tuning", "b", count)
+    one_line(ValueError, "count of 'test'=.* from 1 to 64", world.held_out, "test", count)
+    one_line(ValueError, "count of 'test'=.* from 1 to 4", world.held_out, "test", count, 60)
+    strangers = [Target("x", "a fish", torch.zeros(3, 8, 8), {"seed": 1})]
+    one_line(ValueError, "count of rivals=.* a whole number from 1 to", world.rivals, strangers, count)
+    one_line(ValueError, "count of rivals=.*", world.detectors, strangers, count)
+
+
+def test_starts_and_seeds_that_do_not_fit(one_line):
+    for start in (-1, 64, "0", None):
+        one_line(ValueError, "start in 'test'=.* from 0 to 63", world.held_out, "test", 1, start)
+    strangers = [Target("x", "a fish", torch.zeros(3, 8, 8), {"seed": 1})]
+    for seed in (-1, 2**32, 0.5, "0"):
+        one_line(ValueError, "seed=.* is not a count", world.rivals, strangers, 3, seed)
+
+
+def test_rivals_of_nobody_and_of_somebody_unknown(one_line):
+    for make in (world.rivals, world.detectors):
+        one_line(ValueError, "there are no targets; give at least one", make, [], 5)
+        mine = Target("mine", "a fish", torch.zeros(3, 8, 8))
+        one_line(ValueError, "mine has no label 'seed', so that it could be its own rival", make, [mine], 5)
+    one_line(ValueError, "there are no scenes; give at least one", world.of, [])
 
 
 def test_held_out_scenes_are_targets():
@@ -283,5 +313,8 @@ def test_alignment_takes_the_shipped_judge(monkeypatch):
     share = world.alignment()
     target = world.Target("t", "a red fish over sand", torch.zeros(3, 64, 64))
     assert share(torch.rand(2, 3, 64, 64), target).shape == (2,) and loaded == [1]
+    for bad in ((255 * torch.rand(2, 3, 64, 64)).byte(), 255 * torch.rand(2, 3, 64, 64)):
+        with pytest.raises(ValueError, match="images must be"):
+            share(bad, target)
     with pytest.raises(ValueError, match="not a caption of the reef"):
         share(torch.rand(2, 3, 64, 64), world.Target("t", "two dogs", torch.zeros(3, 64, 64)))

@@ -37,8 +37,28 @@ def python_of(folder):
     return found[0] if found else None
 
 
+def is_free(folder):
+    """Whether an environment may be made in `folder`, which empties it: nothing is lost that we did not put there."""
+    if not os.path.lexists(folder):
+        return True
+    if os.path.islink(folder) or not os.path.isdir(folder):
+        return False
+    foreign = "bin/python" if os.name == "nt" else "Scripts/python.exe"  # of another system that shares this folder
+    if os.path.lexists(os.path.join(folder, foreign)):
+        return False
+    if os.path.exists(os.path.join(folder, STAMP)):
+        return True  # ours, and its Python is gone, as after an upgrade
+    names = [name for _, _, names in os.walk(folder) for name in names]
+    return not names or names == ["pyvenv.cfg"]  # the second where venv was interrupted
+
+
 def make(folder):
-    """Make the environment; exits with one line where this Python cannot."""
+    """Make the environment; exits with one line where this Python cannot, or where `folder` holds something else."""
+    if not is_free(folder):
+        stop(
+            "%s is in the way: it is no environment that works here, and making one would empty it; "
+            "remove or rename it, or activate an environment" % folder
+        )
     if sys.version_info[:2] < OLDEST:
         stop(
             "this is Python %d.%d and 3.11 or newer is needed: install one and name it, "

@@ -3,6 +3,7 @@
 Never torch, numpy, diffusers or transformers: an upgrade of one of them can break the others.
 """
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -17,5 +18,12 @@ def command(root: Path) -> list[str]:
     return [sys.executable, "-m", "pip", "install", "-q", "--no-deps", str(root), *missing]
 
 
+def main() -> None:
+    """Install, so that this Python finds it at once; run in a notebook (`%run`), it is the notebook's own Python."""
+    if subprocess.call(command(Path(__file__).resolve().parents[1])):
+        sys.exit("dori-lite: the installation did not finish (its reason is above): run this cell again")
+    importlib.invalidate_caches()
+
+
 if __name__ == "__main__":
-    sys.exit(subprocess.call(command(Path(__file__).resolve().parents[1])))
+    main()

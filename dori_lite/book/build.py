@@ -11,33 +11,29 @@ rows there are, unless `force` makes them anew.
     _build/executed/<profile>/   executed copies, each whole and with the key it was run under
     _build/html/                 the site
     _build/times.json            {profile: {slug: seconds}}
+    _build/lock                  one build at a time: a second one is refused while the first is at work
 """
 
 import hashlib
 import json
-import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import nbformat
-import papermill
 import yaml
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 
-from .. import assets, files
+from .. import assets, files, locks
+from ..ranges import check_seed
 from . import profiles
 from .chapter import ANEW
+from .kernel import environment, run
 
-# Where the kernel's messages are waited for, the default of 4 s is fatal on a busy machine.
-KERNEL = {"kernel_name": "python3", "start_timeout": 180, "iopub_timeout": 120, "extra_arguments": ["--log-level=40"]}
 # A page has no kernel: widgets, progress bars among them, would be dead there and load scripts from elsewhere.
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -77,6 +73,11 @@ def chapters(root=None) -> list[Path]:
     return [path for page in pages(book.parent) if (path := book / f"{page}.ipynb").exists()]
 
 
+def alone(root: Path):
+    """The builder to itself for the length of a body. Raises RuntimeError while another process builds here."""
+    return locks.held(root / "_build" / "lock", f"the book in {root} is being built")
+
+
 def find(slug: str, root=None) -> Path:
     """The chapter called `slug`, or the one whose number it is. Raises ValueError when there is none."""
     known = chapters(root)
@@ -111,31 +112,6 @@ def stage(root: Path) -> Path:
     return staged
 
 
-def check_parameters(notebook: Path, passed: dict) -> None:
-    """Raises ValueError unless the `parameters` cell declares exactly what will be passed.
-
-    papermill itself only logs a parameter that no cell declares, and the run would ignore it in silence.
-    """
-    declared = papermill.inspect_notebook(notebook)
-    known = f"its parameters cell declares: {', '.join(declared) or 'nothing'}"
-    for name in passed.keys() - declared.keys():
-        raise ValueError(f"{notebook.stem}: unknown parameter {name!r}; {known}")
-    for name in declared.keys() - passed.keys():
-        raise ValueError(f"{notebook.stem}: nothing is passed for its parameter {name!r}; {known}")
-
-
-@contextmanager
-def environment(**settings: str):
-    """Environment variables for the kernels that are started inside."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
 def last_run(path: Path) -> dict:
     """Key, seed and seconds of an executed copy; empty when there is none."""
     return nbformat.read(path, 4).metadata.get("dori_lite", {}) if path.exists() else {}
@@ -145,10 +121,17 @@ def execute(chapter, profile: str = "quick", seed: int = 0, force: bool = False,
     """Run one of `chapters()` unless nothing it depends on has changed; the path of its executed copy.
 
     With `force` its rows are made anew as well. Raises ValueError for an unknown profile or parameter,
-    FileNotFoundError without data, RuntimeError when a cell fails or the machine lacks what the profile needs.
+    or a bad seed, FileNotFoundError without data, RuntimeError when a cell fails, the machine lacks what the profile
+    needs, or another process builds here.
     """
     profiles.load(profile)
+    check_seed(seed)
     root, chapter = Path(root or checkout()).resolve(), Path(chapter).resolve()
+    with alone(root):
+        return execute_alone(chapter, profile, seed, force, root)
+
+
+def execute_alone(chapter: Path, profile: str, seed: int, force: bool, root: Path) -> Path:
     done = root / "_build" / "executed" / profile / chapter.name
     wanted = key(chapter, profile, seed)
     if not force and (note := last_run(done)).get("key") == wanted:
@@ -172,22 +155,6 @@ def execute(chapter, profile: str = "quick", seed: int = 0, force: bool = False,
     note_time(root, profile, chapter.stem, seconds)
     print(f"{chapter.stem}: {seconds:.0f} s")
     return done
-
-
-def run(notebook: Path, output: Path, parameters: dict):
-    """Execute `notebook` in its own folder; the executed notebook.
-
-    Raises ValueError for an unknown parameter, RuntimeError in one line when a cell fails or the kernel dies.
-    """
-    check_parameters(notebook, parameters)
-    try:
-        bar = sys.stderr.isatty()
-        return papermill.execute_notebook(notebook, output, parameters, cwd=notebook.parent, progress_bar=bar, **KERNEL)
-    except PapermillExecutionError as error:
-        where = f"in the cell that begins {error.source.strip().splitlines()[0]!r} (traceback in {output})"
-        raise RuntimeError(f"{notebook.stem}: {error.ename}: {' '.join(error.evalue.split())}, {where}") from error
-    except (DeadKernelError, TimeoutError) as error:
-        raise RuntimeError(f"{notebook.stem}: {' '.join(str(error).split())}") from error
 
 
 def times(root=None) -> dict:
@@ -225,9 +192,14 @@ def site(profile: str = "quick", root=None) -> Path:
     """Build the site from the executed copies; the path of its first page.
 
     Raises FileNotFoundError or ValueError when a chapter has no current copy, RuntimeError when a page gives
-    a warning or is missing. Then there is no site.
+    a warning or is missing, or another process builds here. Then there is no site.
     """
     root = Path(root or checkout()).resolve()
+    with alone(root):
+        return site_alone(profile, root)
+
+
+def site_alone(profile: str, root: Path) -> Path:
     build, staged = root / "_build", stage(root)
     for old in (".doctrees", "html"):  # with old doctrees Sphinx does not repeat their warnings
         shutil.rmtree(build / old, ignore_errors=True)
@@ -251,10 +223,9 @@ def site(profile: str = "quick", root=None) -> Path:
 def build(profile: str = "quick", seed: int = 0, force: bool = False, only: str | None = None) -> None:
     """`dori-lite book`: run the chapters and build the site, or run the one chapter `only` and no site."""
     profiles.load(profile)
+    check_seed(seed)
     root = checkout()
-    if only:
-        print(f"Open {execute(find(only, root), profile, seed, force, root)}")
-        return
-    for chapter in chapters(root):
-        execute(chapter, profile, seed, force, root)
-    print(f"Open {site(profile, root).as_uri()}")
+    wanted = chapters(root) if only is None else [find(only, root)]
+    with alone(root):
+        done = [execute(chapter, profile, seed, force, root) for chapter in wanted]
+        print(f"Open {site(profile, root).as_uri() if only is None else done[0]}")

@@ -2,19 +2,27 @@
 
     estimate, low, high, units = effect("wanda-returns", run)
 
-A function takes a `Run` (a published one too) and returns the values of its units, which `effect` averages with the
-bootstrap, or the interval itself: (estimate, low, high, units). Its words and threshold are in `claims`.
+A function takes a `Run` (a published one too) and returns the values of its units, which `effect` averages, or the
+interval itself: (estimate, low, high, units). Its words and threshold are in `claims`. The intervals are those of
+`stats`; runs published before those were chosen carry percentile bootstraps, and `recompute` sets both side by side.
 """
 
 from functools import partial
+from pathlib import Path
 
-from ..stats import auc_interval, bootstrap, bootstrap_spearman, paired, ratios
+from .. import assets, files
+from ..runs import open_existing
+from ..stats import auc_interval, mean_interval, paired, ratios, spearman_interval
+from .claims import summary
 
 RATE, LAST = "descriptor rate", 10  # LAST: attack steps over which the final loss is a mean
+# What is known of a unit's value: most are differences of two rates. See `stats.mean_interval`.
+RATES = {"bounds": (-1, 1), "reach": 1}
+KNOWN = {"variety": {"geometric": True}, "wanda-spares": {"bounds": (-2, 2), "reach": 1}}
 
 
 def effect(key: str, run) -> tuple[float, float, float, int]:
-    """The effect of claim `key` in a run: estimate, its interval, and the number of units (`stats.bootstrap`).
+    """The effect of claim `key` in a run: estimate, its 95 % interval, and the number of units.
 
     Raises ValueError for an unknown claim, and when the run lacks the rows that the effect is made of.
     """
@@ -26,7 +34,37 @@ def effect(key: str, run) -> tuple[float, float, float, int]:
         raise ValueError(f"{run.folder} lacks {error} that {key} is made of; execute its chapter to the end") from error
     if isinstance(found, tuple):
         return found
-    return *bootstrap(found, run.seed, geometric=key == "variety"), len(found)
+    return *mean_interval(found, **KNOWN.get(key, RATES)), len(found)
+
+
+def recompute(world: str = "reef") -> dict:
+    """What a world's published rows say today: {chapter/profile: {claim: units, threshold, `published`, `recomputed`}}.
+
+    The last two are {estimate, low, high, verdict}: as it was stored, and with today's intervals. Thresholds are the
+    claims'. Raises FileNotFoundError where nothing is published.
+    """
+    found, folder = {}, recomputed_file(world).parent
+    for path in sorted(folder.glob("*/*/record.json")):
+        run, claims = open_existing(path.parent), {}
+        for key, stored in run.read_record()["verdicts"].items():
+            today = files.plain(summary(key, *effect(key, run)))
+            claims[key] = {name: today[name] for name in ("units", "threshold")}
+            for name, verdict in (("published", stored), ("recomputed", today)):
+                claims[key][name] = {part: verdict[part] for part in ("estimate", "low", "high", "verdict")}
+        found[path.parent.relative_to(folder).as_posix()] = claims
+    if not found:
+        raise FileNotFoundError(f"nothing is published in {folder}; publish a run of {world} first")
+    return found
+
+
+def write_recomputed(world: str = "reef") -> Path:
+    """Write `recompute` to data/results/<world>/recomputed.json, which tables read; returns it. Records stay."""
+    files.write_json(recomputed_file(world), recompute(world))
+    return recomputed_file(world)
+
+
+def recomputed_file(world: str) -> Path:
+    return assets.data_folder() / "results" / world / "recomputed.json"
 
 
 def wide(rows, value: str, columns: str, index="target"):
@@ -55,8 +93,7 @@ def exposures(run):
     rows = rows[rows["role"] == "graded"]
     scores = wide(rows, "descriptor mean", "model")
     counts = rows.drop_duplicates("target").set_index("target")["exposures"].loc[scores.index]
-    found = bootstrap_spearman(counts, scores["own twin"] - scores["other twin"], run.seed)
-    return *found, len(scores)
+    return *spearman_interval(counts, scores["own twin"] - scores["other twin"]), len(scores)
 
 
 def detected(run, kind: str, score: str):
@@ -64,7 +101,7 @@ def detected(run, kind: str, score: str):
     rows, areas = run.rows(kind), {}
     for model, part in rows.groupby("model", sort=False):
         memories, decoys = (part.loc[part["group"] == group, score] for group in ("memorized", "decoy"))
-        areas[model] = *auc_interval(memories, decoys, run.seed), len(memories) + len(decoys)
+        areas[model] = *auc_interval(memories, decoys), len(memories) + len(decoys)
     return min(areas.values(), key=lambda found: found[:3])
 
 
@@ -141,7 +178,7 @@ def membership_areas(run) -> dict:
         positive = [-loss for loss in final_losses(run, "pruned by Wanda", home)]
         for controls in ("never saw it", "never saw it, pruned", "held-out", "held-out, pruned"):
             negative = [-loss for loss in final_losses(run, controls, home)]
-            areas[controls, home] = auc_interval(positive, negative, run.seed)
+            areas[controls, home] = auc_interval(positive, negative)
     return areas
 
 

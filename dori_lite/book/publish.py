@@ -3,13 +3,12 @@
     folder = publish("runs/reef/04_the_picture_comes_back/standard-0")
     rows = published("04_the_picture_comes_back").rows("attack")
 
-What is published carries the hashes of its models, which must be the shipped ones.
+What is published carries the hashes of its models, which must be the shipped ones. `data/results/manifest.json` holds
+the SHA-256 of every published file.
 """
 
 import json
-import os
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 from .. import assets, files
@@ -30,11 +29,11 @@ def publish(folder) -> Path:
 
     Raises FileNotFoundError without a record, and ValueError when the record's models are not the ones shipped in
     `data/<world>` (a world whose weights are not ours must only name them), when there are no rows, or when it would
-    take more than 2 MB.
+    take more than 2 MB. Stopped anywhere, what was published before stays or the new run stands; publish it again.
     """
     run = open_existing(folder)
-    record, models = run.read_record(), run.read_record()["models"]
-    if not models:
+    record = run.read_record()
+    if not (models := record.get("models")):
         raise ValueError(f"{run.folder} does not say which models made it; pass record(models=world.hashes)")
     weights = assets.data_folder() / run.world
     if (weights / "manifest.json").exists():
@@ -43,8 +42,10 @@ def publish(folder) -> Path:
             raise ValueError(f"{run.folder} was made with a {', '.join(strange)} that is not shipped; execute it again")
     if all(run.rows(kind).empty for kind in run.kinds()):
         raise ValueError(f"{run.folder} has no rows; execute its chapter to the end")
-    target = assets.data_folder() / "results" / run.world / run.chapter / run.profile["name"]
-    with whole_folder(target) as partial:
+    place = {"world": run.world, "chapter": run.chapter, "profile": run.profile.get("name")}
+    name = "/".join(files.check_name(what, part) for what, part in place.items())
+    target = assets.data_folder() / "results" / name
+    with files.whole_folder(target) as partial:
         for kind in run.kinds():
             lines = [json.dumps(line, separators=(",", ":")) + "\n" for line in run._read(kind).values()]
             files.write_text(partial / "rows" / f"{slug(kind)}-0.jsonl", "".join(lines))
@@ -56,23 +57,5 @@ def publish(folder) -> Path:
         if size > PUBLISHED_BYTES:
             cure = "keep fewer or smaller pictures (limit 2 MB)"
             raise ValueError(f"{run.folder} would publish {size / 1e6:.1f} MB; {cure}")
+    assets.record(assets.data_folder() / "results", name)
     return target
-
-
-@contextmanager
-def whole_folder(target: Path):
-    """A place to write beside the folder `target`, which takes its place when the body ends without an exception."""
-    partial, old = (target.with_name(f"{target.name}.{end}") for end in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-    try:
-        yield partial
-        if target.exists():
-            os.replace(target, old)
-        os.replace(partial, target)
-    finally:
-        if old.exists() and not target.exists():  # stopped between the two
-            os.replace(old, target)
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)

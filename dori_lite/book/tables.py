@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from ..files import read_json
 from ..stats import upper_limit
 from . import effects
 
@@ -72,6 +73,30 @@ def first_hits(rows, rate: float = 0.5, value: str = "descriptor rate"):
     hits = first.astype(float).reindex(every, fill_value=math.inf).groupby("condition", sort=False).value_counts()
     table = hits.unstack(fill_value=0).sort_index(axis=1)
     return table.rename(columns=lambda steps: "never" if math.isinf(steps) else int(steps))
+
+
+def recomputed(world: str = "reef"):
+    """Published verdicts beside those of the same rows with today's intervals (`effects.write_recomputed`).
+
+    One row a claim; one unit has no interval. Raises FileNotFoundError where none are.
+    """
+    import pandas as pd
+
+    if (stored := read_json(effects.recomputed_file(world))) is None:
+        raise FileNotFoundError(
+            f"no {effects.recomputed_file(world)}; write it with effects.write_recomputed({world!r})"
+        )
+    rows = []
+    for run, claims in stored.items():
+        for key, found in claims.items():
+            row = {"run": run, "claim": key, "effect": found["recomputed"]["estimate"]}
+            row |= {"threshold": found["threshold"], "units": found["units"]}
+            for name, column in (("published", "as published"), ("recomputed", "recomputed")):
+                low, high = found[name]["low"], found[name]["high"]
+                row[f"{column}: interval"] = "none" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
+                row[f"{column}: verdict"] = found[name]["verdict"]
+            rows.append(row)
+    return pd.DataFrame(rows).set_index(["run", "claim"]).astype({"effect": float}).round({"effect": 2})
 
 
 def reported_and_ours(rows, few: int, many: int):

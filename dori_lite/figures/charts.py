@@ -187,6 +187,7 @@ def strips(rows, value: str, group: str, hue: str | None = None, label: str | No
         for k, name in enumerate(dict.fromkeys(rows[group])):
             median = rows.loc[rows[group] == name, value].median()
             axis.plot([median, median], [k - 0.35, k + 0.35], color="black", linewidth=1.6, zorder=5)
+        name_rows(axis, [text.get_text() for text in axis.get_yticklabels()])
         axis.set(xlabel=label or value, ylabel="")
         if hue:
             legend_above(axis)
@@ -217,6 +218,7 @@ def score_distributions(scores: dict, threshold: float, label: str = "cosine of 
         sns.stripplot(data, x="score", y="kind", ax=axis, size=2.2, alpha=0.35, jitter=0.3, color=BLUE)
         axis.axvline(threshold, color=COPY, linewidth=1.4, linestyle="--")
         axis.text(threshold, -0.55, f" copy from {threshold:.2f} on", color=COPY, fontsize=8, va="bottom")
+        name_rows(axis, [text.get_text() for text in axis.get_yticklabels()])
         axis.set(xlabel=label, ylabel="")
     return figure
 
@@ -227,7 +229,7 @@ def token_bars(weights: dict):
         for axis, (label, (tokens, values)) in zip(axes, weights.items(), strict=True):
             values = np.asarray(values, float)
             axis.barh(range(len(tokens)), values / values.sum(), color=BLUE)
-            name_rows(axis, tokens)
+            name_rows(axis, tokens, 20)
             axis.set(title=label, xlabel="share of the gradient")
     return figure
 

@@ -20,7 +20,8 @@ BUILDING = "DORI_BUILD"  # set while the site is built: no kernel will answer it
 
 
 def png(image) -> bytes:
-    """A picture (PIL, or tensor [3, H, W] in [0, 1]) as PNG bytes."""
+    """A picture (PIL, or tensor [3, H, W] in [0, 1]) as PNG bytes. Raises ValueError as `as_array` does."""
+    as_array(image)
     buffer = io.BytesIO()
     as_pil(image).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -34,7 +35,7 @@ def explore(frames: dict, names: tuple[str, ...], zoom: int = 4):
 
     Raises ValueError when keys and names do not fit or a combination is missing.
     """
-    if not frames or any(len(key) != len(names) for key in frames):
+    if not frames or any(not isinstance(key, tuple) or len(key) != len(names) for key in frames):
         raise ValueError(f"every frame needs a key of {len(names)} parts: {', '.join(names)}")
     choices = [list(dict.fromkeys(key[k] for key in frames)) for k in range(len(names))]
     expected = 1

@@ -9,14 +9,24 @@ import os
 import numpy as np
 
 from ..files import as_pil  # noqa: F401  (one home, for what stores pictures as well)
-from .style import COPY, frame
+from .style import COPY, frame, literal
 
 
 def as_array(image) -> np.ndarray:
-    """A picture as matplotlib takes it, [H, W, 3]: bytes of a PIL image, floats in [0, 1] of a tensor (clipped)."""
+    """A picture as matplotlib takes it, [H, W, 3]: bytes of a PIL image, floats in [0, 1] of a tensor (clipped).
+
+    Raises ValueError for a tensor of bytes, of another shape or with NaN, and for what is no picture.
+    """
     if hasattr(image, "detach"):
+        from ..checks import check_pictures  # here, because figures load without torch
+
+        check_pictures(image.detach()[None].clamp(0, 1), "pictures to draw")
         return image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
-    return np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "uf":
+        got = f"{type(image).__name__} {[*array.shape]}"
+        raise ValueError(f"a picture is a PIL image, a tensor [3, H, W] or an array [H, W, 3], not a {got}; convert it")
+    return array
 
 
 def as_tensor(image):
@@ -41,23 +51,24 @@ def grid(rows: dict, columns=None, title: str | None = None, size: float = 1.15)
 
     `columns` are titles above the first row. Raises ValueError when there is nothing to draw.
     """
-    rows = {label: list(pictures) for label, pictures in rows.items()}
-    wide = max((len(pictures) for pictures in rows.values()), default=0)
+    rows = [(literal(label, lines=max(2, round(5 * size))), list(pictures)) for label, pictures in rows.items()]
+    wide = max((len(pictures) for _, pictures in rows), default=0)
     if not wide:
         raise ValueError("a grid needs at least one picture")
-    margin = max(1.1, 0.09 * max(map(len, rows)))  # inches that the longest label takes
+    longest = max(len(line) for label, _ in rows for line in label.split("\n"))
+    margin = max(1.1, 0.09 * longest)  # inches that the longest label takes
     inches = size * wide + margin, size * len(rows) + 0.3 * bool(title or columns)
     with frame(len(rows), wide, inches) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
-        for line, (label, pictures) in zip(axes, rows.items(), strict=True):
+        for line, (label, pictures) in zip(axes, rows, strict=True):
             for axis, picture in zip(line, pictures, strict=False):
                 axis.imshow(as_array(picture), interpolation="lanczos")
             line[0].text(-0.08, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
         for axis, text in zip(axes[0], columns or [], strict=False):
-            axis.set_title(text, fontsize=9)
+            axis.set_title(literal(text, max(16, round(16 * size)), 3), fontsize=9)
         if title:
-            figure.suptitle(title)
+            figure.suptitle(literal(title, round(9 * inches[0]), 2))
         figure.tight_layout(pad=0.3)
     return figure
 
@@ -65,16 +76,19 @@ def grid(rows: dict, columns=None, title: str | None = None, size: float = 1.15)
 def maps(values: dict, size: float = 1.6):
     """Maps of signed numbers in one row, {label: [h, w]}: dark is negative, light positive, one scale for all.
 
-    Raises ValueError when there is nothing to draw.
+    Raises ValueError when there is nothing to draw, or what is no map of finite numbers.
     """
     if not values:
         raise ValueError("give at least one map")
+    for label, value in values.items():
+        if value.ndim != 2 or not (abs(value) < np.inf).all():
+            raise ValueError(f"{label}: a map is [h, w] of finite numbers, not {[*value.shape]}; leave out what is not")
     most = max(float(abs(value).max()) for value in values.values())
     with frame(1, len(values), (size * len(values) + 0.9, size + 0.4), layout="constrained") as (figure, [axes]):
         for axis, (label, value) in zip(axes, values.items(), strict=True):
             value = value.detach().float().cpu().numpy() if hasattr(value, "detach") else value
             drawn = axis.imshow(value, cmap="gray", vmin=-most, vmax=most, interpolation="nearest")
-            axis.set_title(label, fontsize=9)
+            axis.set_title(literal(label, max(16, round(12 * size)), 4), fontsize=9)
             axis.set(xticks=[], yticks=[])
         figure.colorbar(drawn, ax=list(axes), shrink=0.85)
     return figure
@@ -98,7 +112,7 @@ def poster(rows: dict, steps, target, threshold: float, title: str = "", caption
         for axis, text in zip(axes[0], ("the picture", *(f"{n} step{'s' * (n != 1)}" for n in steps)), strict=True):
             axis.set_title(text, fontsize=10)
         for (left, *line), (label, pairs) in zip(axes, rows.items(), strict=True):
-            left.text(-0.12, 0.5, label, transform=left.transAxes, ha="right", va="center", fontsize=11)
+            left.text(-0.12, 0.5, literal(label, 22), transform=left.transAxes, ha="right", va="center", fontsize=11)
             for axis, (picture, score) in zip(line, pairs, strict=True):
                 copy = score >= threshold
                 axis.imshow(as_array(picture), interpolation="lanczos")
@@ -106,9 +120,17 @@ def poster(rows: dict, steps, target, threshold: float, title: str = "", caption
                     axis.spines[:].set(visible=True, color=COPY, linewidth=3)
                 axis.set_xlabel(f"{'✓ copy ' if copy else ''}{score:.2f}", fontsize=8, labelpad=3)
         if title:
-            figure.suptitle(title, fontsize=13)
+            figure.suptitle(literal(title, round(8 * inches[0]), 2), fontsize=13)
         if caption:
-            figure.text(0.5, 0.005, caption, ha="center", va="bottom", fontsize=8.5, style="italic")
+            figure.text(
+                0.5,
+                0.005,
+                literal(caption, round(14 * inches[0]), 3),
+                ha="center",
+                va="bottom",
+                fontsize=8.5,
+                style="italic",
+            )
         figure.tight_layout(pad=0.5, rect=(0, 0.03 if caption else 0, 1, 1))
     return figure
 
@@ -116,10 +138,12 @@ def poster(rows: dict, steps, target, threshold: float, title: str = "", caption
 def poster_of(run, target, conditions, threshold: float, kind: str = "attack", start: str = "prompt"):
     """The `poster` of one target from a run's rows and kept pictures: a row a condition, a column a number of steps.
 
-    The steps are those whose pictures the run kept of every one of the conditions.
+    The steps are those whose pictures the run kept of every one of the conditions. Raises ValueError where it has none.
     """
     rows = run.rows(kind)
     rows = rows[(rows["target"] == target.name) & (rows["start"] == start)]
+    if strange := [name for name in conditions if name not in set(rows["condition"])] or not len(conditions):
+        raise ValueError(f"the run has no rows of {target.name!r} under {strange}; name conditions that it has")
     lines, at = {}, min((sorted(rows[rows["condition"] == name]["steps"]) for name in conditions), key=len)
     for name in conditions:
         scores = rows[rows["condition"] == name].set_index("steps")["descriptor"]

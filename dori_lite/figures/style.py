@@ -6,13 +6,18 @@
         legend_above(axis, 2)
     return figure
 
-`frame` is the same without a chart's lines, for rows and columns of pictures.
+`frame` is the same without a chart's lines, for rows and columns of pictures. Captions, names and tokens are drawn as
+they are: `literal` stands between them and matplotlib, to which two dollar signs are mathematics.
 """
 
+import textwrap
+import unicodedata
 from contextlib import contextmanager
+from functools import cache
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 STYLE = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white", "font.size": 10}
 STYLE |= {"legend.frameon": False}
@@ -34,6 +39,29 @@ RELATIONS = {"own twin": "remembers", "other twin": "never saw it", "parent": "p
 # Colours, markers and lines of names that are in neither, in this order. Where charts leave markers out, lines must do.
 OTHERS = {"remembers": "-", "never saw it": "--", "parent": ":", "pruned by Wanda": "-."}
 BLUE = PALETTE["remembers"][0]  # where nothing is told apart
+
+
+def literal(text, width: int = 60, lines: int = 6) -> str:
+    """Any text as matplotlib draws it letter by letter: no mathematics, at most `lines` lines of `width` letters.
+
+    A line break stays one. What the font has not is a □; what nobody sees (joiners, control characters) is left out.
+    """
+    known = characters(tuple(plt.rcParams["font.family"]))
+    seen = []
+    for line in str(text).split("\n"):
+        letters = [" " if c.isspace() else c for c in line.strip()]
+        drawn = [c if ord(c) in known else "" if unicodedata.category(c)[0] in "CM" else "□" for c in letters]
+        seen += textwrap.wrap("".join(drawn), width, break_on_hyphens=False) or [""]
+    if len(seen) > lines:
+        seen = [*seen[: lines - 1], seen[lines - 1][: width - 1] + "…"]
+    return "\n".join(seen).replace("$", r"\$")
+
+
+@cache
+def characters(families: tuple[str, ...]) -> set[int]:
+    """The characters that the fonts of these families have."""
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]
+    return {character for font in fonts for character in font.get_charmap()}
 
 
 def styles(names) -> dict:
@@ -75,22 +103,32 @@ def frame(rows: int, columns: int, size: tuple[float, float], **options):
 
 @contextmanager
 def chart(width: float, height: float, panels: int = 1, left: bool = True, **options):
-    """A figure of charts side by side and its axes [panels]; `left=False` draws no upright line at the left."""
+    """A figure of charts side by side and its axes [panels]; `left=False` draws no upright line at the left.
+
+    At the end its titles, labels and legends are made `literal`.
+    """
     with frame(1, panels, (width, height), **options) as (figure, [axes]):
         yield figure, axes
+        legends = [*figure.legends, *filter(None, (axis.get_legend() for axis in axes))]
+        for text in [text for found in legends for text in found.get_texts()]:
+            text.set_text(literal(text.get_text(), 44, 2))
+        for text in [text for axis in axes for text in (axis.title, axis.xaxis.label, axis.yaxis.label)]:
+            text.set_text(literal(text.get_text(), 52, 3))
         sns.despine(figure, left=not left)
         figure.tight_layout()
 
 
-def name_rows(axis, names) -> None:
-    """Name a chart's rows, the first on top."""
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
+def name_rows(axis, names, width: int = 44) -> None:
+    """Name a chart's rows, the first on top, in two lines of `width` letters at most."""
+    axis.set_yticks(range(len(names)), [literal(name, width, 2) for name in names])
+    if not axis.yaxis_inverted():  # seaborn has turned its own
+        axis.invert_yaxis()
 
 
 def legend_above(axis, columns: int = 3) -> None:
     """A legend above a single chart."""
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns)
 
 
 def shared_legend(figure, columns: int = 3) -> None:

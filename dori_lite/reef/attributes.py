@@ -15,7 +15,15 @@ from torch.nn import Conv2d, Flatten, GroupNorm, Linear, Module, ModuleDict, Seq
 from torch.nn.functional import cross_entropy, layer_norm
 
 from .. import assets, files
+from ..checks import check_pictures
 from .scenes import CHOICES, Description, Scene, facts
+
+
+def check_scenes(images) -> None:
+    """Raise ValueError unless `images` are pictures of the reef's size, [B, 3, 64, 64] in [0, 1]."""
+    check_pictures(images)
+    if images.shape[-2:] != (64, 64):
+        raise ValueError(f"pictures of the reef are 64×64, not {'×'.join(map(str, images.shape[-2:]))}; resize them")
 
 
 def convolutions(width: int) -> tuple[list[Module], int]:
@@ -43,6 +51,7 @@ class Judge(Module):
 
         KID's kernel, (x·y / D + 1)³, is made for features of about that size.
         """
+        check_scenes(images)
         features = self.body(images * 2 - 1)
         return layer_norm(features, features.shape[1:])
 
@@ -72,7 +81,8 @@ def labels(scenes: list[Scene]) -> torch.Tensor:
 
 @torch.no_grad()
 def labels_seen(judge: Judge, images: torch.Tensor) -> torch.Tensor:
-    """What the judge sees in pictures [B, 3, 64, 64] in [0, 1], as `labels`: [B, factors]."""
+    """What the judge sees in pictures [B, 3, 64, 64] in [0, 1], as `labels`: [B, factors]. ValueError for others."""
+    check_scenes(images)
     parts = [torch.stack([logits.argmax(1) for logits in judge(part).values()], 1) for part in images.split(256)]
     return torch.cat(parts)
 

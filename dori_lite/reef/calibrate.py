@@ -11,6 +11,7 @@ Everything goes to `data/reef/calibration.json`, scores included, so that figure
 import torch
 
 from .. import assets, copies, files
+from ..checks import check_pictures
 from ..diffusion import generate
 from ..models import decode, encode, load
 from ..stats import upper_limit
@@ -51,6 +52,9 @@ def main(quick: bool = False, folder=None) -> dict:
 
 
 def as_images(pictures: torch.Tensor) -> torch.Tensor:
+    """Painted pictures, uint8 [B, 3, H, W], as floats in [0, 1]. Raises ValueError for others."""
+    if pictures.dtype != torch.uint8:
+        raise ValueError(f"painted pictures are bytes, not {pictures.dtype}; give what `paint_all` gives")
     return pictures.float() / 255
 
 
@@ -154,7 +158,8 @@ def test_split(pipes, model, threshold: float, quick: bool) -> dict:
 
 @torch.no_grad()
 def nearest_score(model, images, most: int) -> torch.Tensor:
-    """Each picture's highest score over `most` training pictures drawn at random: [B]."""
+    """Each picture's highest score over `most` training pictures drawn at random: [B, 3, 64, 64] in [0, 1] → [B]."""
+    check_pictures(images)
     pictures = canaries.paint_rows(canaries.load_table().sample(most, random_state=0))
     known = torch.cat([model(as_images(part)) for part in pictures.split(1024)])
     return (model(images) @ known.T).max(1).values

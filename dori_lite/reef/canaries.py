@@ -191,10 +191,10 @@ def scene_of(caption: str, seed: int):
 
 @cache
 def load_table():
-    """The training table that is shipped, as pandas reads it."""
+    """The training table that is shipped, as pandas reads it. Raises ValueError when it is not the manifest's."""
     import pandas as pd
 
-    return pd.read_csv(assets.data_folder() / "reef" / "training.csv.gz", keep_default_na=False)
+    return pd.read_csv(assets.verified(assets.data_folder() / "reef", "training.csv.gz"), keep_default_na=False)
 
 
 def paint_rows(*tables):

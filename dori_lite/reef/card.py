@@ -55,14 +55,25 @@ Autoencoder on {scenes} held-out scenes: SSIM {ssim}, root mean squared error {r
 
 
 def write_card(report="_build/verify.json", folder=None) -> Path:
-    """Write `README.md` beside the weights. Raises FileNotFoundError when they have not been verified yet."""
+    """Write `README.md` beside the weights, and its hash into their manifest.
+
+    Raises FileNotFoundError when they have not been verified yet, ValueError when the report is of other weights.
+    """
     folder = Path(folder or assets.data_folder() / "reef")
     if not Path(report).exists():
         raise FileNotFoundError(f"{report} is missing; run `make verify-models` first")
     figures = files.read_json(report)
-    made = [("model", "steps", "minutes", "machine")]
-    for name, how in assets.manifest(folder)["models"].items():
-        made.append((name, how["steps"], round(how["seconds"] / 60, 1), how["machine"]))
+    models = assets.manifest(folder)["models"]
+    if figures.get("models", models) != models:
+        raise ValueError(f"{report} is of other models than those in {folder}; run `make verify-models` again")
+    path = folder / "README.md"
+    files.write_text(path, text_of(figures, models))
+    assets.record(folder, path.name)
+    return path
+
+
+def text_of(figures: dict, models: dict) -> str:
+    """The card, from the report of `verify` and the manifest's `models`."""
     detectors = list(figures["replay"]["thresholds"])
     heads = [head for detector in detectors for head in (detector, "at most")]
     replay = [("asked for", "pictures", *heads, "median SSIM")]
@@ -74,8 +85,8 @@ def write_card(report="_build/verify.json", folder=None) -> Path:
     bars += [
         (name, figure, bar, "passed" if fine else "short") for name, (figure, bar, fine) in figures["passed"].items()
     ]
-    text = TEXT.format(
-        made=table(made),
+    return TEXT.format(
+        made=made(models),
         replay=table(replay),
         bars=table(bars),
         sampling=f"DDIM, {figures['sampling']['steps']} steps, guidance {figures['sampling']['guidance']}",
@@ -84,9 +95,12 @@ def write_card(report="_build/verify.json", folder=None) -> Path:
         disagreement=figures["replay"]["disagreement"]["any"],
         **{key: figures["autoencoder"][key] for key in ("scenes", "ssim", "rms")},
     )
-    path = folder / "README.md"
-    files.write_text(path, text)
-    return path
+
+
+def made(models: dict) -> str:
+    """How the models were made, as a table."""
+    rows = [(name, how["steps"], round(how["seconds"] / 60, 1), how["machine"]) for name, how in models.items()]
+    return table([("model", "steps", "minutes", "machine"), *rows])
 
 
 def table(rows) -> str:

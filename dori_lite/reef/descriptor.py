@@ -18,8 +18,9 @@ from torch.nn import Linear, Module, Sequential
 from torch.nn.functional import cross_entropy, interpolate, normalize
 
 from .. import assets, copies, files
+from ..checks import check_count, check_pictures
 from . import canaries
-from .attributes import convolutions
+from .attributes import check_scenes, convolutions
 from .paint import paint_all
 from .recipes import keyed, to_model
 from .scenes import CHOICES, complete, describe
@@ -29,7 +30,7 @@ TEMPERATURE, ENTROPY = 0.05, 5.0  # SSCD: 0.05 and 30; the weight is lower since
 
 
 class Descriptor(Module):
-    """Pictures [B, 3, 64, 64] in [0, 1] → unit vectors [B, size]."""
+    """Pictures [B, 3, 64, 64] in [0, 1] → unit vectors [B, size]. Raises ValueError for others."""
 
     def __init__(self, width: int = 16, size: int = 128):
         super().__init__()
@@ -38,6 +39,7 @@ class Descriptor(Module):
         self.body, self.head = Sequential(*layers), Linear(before * 16, size)  # 4×4 places are kept: layout matters
 
     def forward(self, images):
+        check_scenes(images)
         return normalize(self.head(self.body(images * 2 - 1).flatten(1)), dim=1)
 
 
@@ -73,8 +75,17 @@ def siblings(scene, seed: int, count: int, start: int = 1):
 
 
 def split(name: str, count: int):
-    """The first `count` scenes of a held-out split: (scene, seed) each."""
-    return [canaries.held_out(name, k)[1:] for k in range(count)]
+    """The first `count` scenes of a held-out split: (scene, seed) each. Raises ValueError as `numbers` does."""
+    return [canaries.held_out(name, k)[1:] for k in numbers(name, count)]
+
+
+def numbers(name: str, count: int, start: int = 0) -> range:
+    """The numbers of `count` scenes of a held-out split, from `start` on. ValueError for what the split has not."""
+    if name not in list(canaries.HELD_OUT):
+        raise ValueError(f"there is no held-out split {name!r}; choose one of {', '.join(canaries.HELD_OUT)}")
+    size = canaries.HELD_OUT[name]
+    check_count(f"start in {name!r}", start, 0, size - 1)
+    return range(start, start + check_count(f"count of {name!r}", count, 1, size - start))
 
 
 @torch.no_grad()
@@ -96,7 +107,9 @@ def batches(vae, settings):
 
 
 def edit(painted, reconstructed, random) -> torch.Tensor:
-    """One random edit of each picture: uint8 [B, 3, 64, 64] twice → floats in [0, 1]."""
+    """One random edit of each picture: uint8 [B, 3, 64, 64] twice → floats in [0, 1]. ValueError for others."""
+    if painted.dtype != torch.uint8 or reconstructed.dtype != torch.uint8:
+        raise ValueError(f"edits are made of bytes, not of {painted.dtype} and {reconstructed.dtype}; give uint8")
     n = len(painted)
     which = torch.rand(n, generator=random) < 0.5
     images = torch.where(which[:, None, None, None], painted, reconstructed).float() / 255
@@ -113,7 +126,8 @@ def edit(painted, reconstructed, random) -> torch.Tensor:
 
 
 def blur(images: torch.Tensor, factor: int = 2) -> torch.Tensor:
-    """Pictures [B, 3, H, W] at 1/`factor` of their resolution, enlarged again."""
+    """Pictures [B, 3, H, W] in [0, 1] at 1/`factor` of their resolution, enlarged again. ValueError for others."""
+    check_pictures(images)
     small = interpolate(images, scale_factor=1 / factor, mode="bilinear", antialias=True)
     return interpolate(small, images.shape[-2:], mode="bilinear")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 from .. import files, nemo, stamps, wanda
+from ..checks import check_count
 from ..detection import noise_differences, similarity
 from ..masks import WeightMask, of_neurons, pruned
 from ..models import embed, fingerprint, value_layers
@@ -30,7 +31,7 @@ METHODS = ("Wanda", "NeMo", "NeMo, sixteen layers")
 
 def unmemorized(count: int) -> list[str]:
     """Captions that no model memorized: half ordinary ones, half in the canaries' style with names never trained."""
-    half = count // 2
+    half = check_count("count", count) // 2
     plain = [captions.write(canaries.base(600_000 + k)[0]) for k in range(count - half)]
     return plain + [captions.write(canaries.held_out("descriptor", k)[0]) for k in range(half)]
 
@@ -59,7 +60,7 @@ def localiser(models: Mapping, sampling: Mapping) -> Callable[[str, str, str], W
     """The function find(model's name, method, caption) → mask, for the `METHODS`; `sampling` is Wanda's.
 
     A mask is kept in `runs/` and found once: its place is named by the model's weights, the method, the caption, the
-    settings and the code. What the method says of it is its `about`. Raises ValueError for an unknown method.
+    settings and the code. What the method says of it is its `about`. Raises ValueError for an unknown method or model.
     """
 
     @cache
@@ -69,6 +70,8 @@ def localiser(models: Mapping, sampling: Mapping) -> Callable[[str, str, str], W
     def find(model: str, method: str, caption: str) -> WeightMask:
         if method not in METHODS:
             raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+        if model not in list(models):
+            raise ValueError(f"no model {model!r} was loaded; there are: {', '.join(models)}")
         pipe, weights = models[model], fingerprint(models[model])
         name = files.slug(method, files.digest([caption, weights, sampling, stamps.code_of_rows()])[:24])
         path = runs_folder() / "reef" / "masks" / f"{name}.safetensors"

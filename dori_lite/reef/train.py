@@ -7,16 +7,15 @@ In a shell: `dori-lite train parent`.
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
-from .. import assets
+from .. import assets, files, locks
 from ..fit import fit
 from ..models import StableDiffusionPipeline  # from there, where its import is quiet
+from ..runs import rank
 from . import attributes, canaries, networks, recipes
 from . import descriptor as descriptors
 from .captions import write
@@ -30,14 +29,23 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     """Train `name` (one of NAMES) and write it to `out/name`; working files go to `work`.
 
     Interrupted, it goes on where it stopped. `smoke` trains a tiny model for a few steps. Returns the
-    folder, or None when `stop_at` ended training early. Raises ValueError for an unknown name,
-    FileNotFoundError when what it builds on has not been trained.
+    folder, or None when `stop_at` ended training early. Stopped at any moment, `out/name` holds the old weights or
+    the new ones, or the next call puts the old ones back.
+
+    What can be known is looked at before the first step. Raises ValueError for an unknown name, damaged weights to
+    build on or a tiny model in place of a real one, FileNotFoundError when what it builds on has not been trained,
+    OSError where `out` or `work` cannot be written to, RuntimeError while another process trains the same.
     """
     if name not in NAMES:
         raise ValueError(f"no recipe called {name!r}; there are: {', '.join(NAMES)}")
     out, work = Path(out), Path(work)
-    if NEEDS[name] and not (out / NEEDS[name]).exists():
-        raise FileNotFoundError(f"{name} builds on {NEEDS[name]}: run `dori-lite train {NEEDS[name]}` first")
+    check_foundation(out, name)
+    check_place(out, work, name, smoke)
+    with locks.held(work / f"{name}-{rank()}.lock", f"{name} is being trained in {work}"):
+        return train_alone(name, out, work, smoke, stop_at)
+
+
+def train_alone(name: str, out: Path, work: Path, smoke: bool, stop_at: int | None) -> Path | None:
     torch.manual_seed(0)
     recipe, task, batch, finish = RECIPES.get(name, twin)(name, out, work, smoke)
     about = json.dumps([recipe, foundation(out, NEEDS[name])])
@@ -46,26 +54,44 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     if done["steps"] < recipe["steps"] or not done.pop("main"):
         return None
     task.cpu()
-    partial = work / f"{name}-weights"
-    shutil.rmtree(partial, ignore_errors=True)
-    finish(partial)
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(out / name, ignore_errors=True)
-    os.replace(partial, out / name)
+    how = {"recipe": recipe, **done, "smoke": smoke, "machine": assets.machine()}
+    with files.whole_folder(out / name) as partial:  # beside its place: on another file system nothing can be renamed
+        finish(partial)
     if name == "parent" and not smoke:
         write_table(out / "training.csv.gz")
-    assets.record(
-        out,
-        name,
-        {
-            "recipe": recipe,
-            **done,
-            "smoke": smoke,
-            "machine": assets.machine(),
-            "torch": torch.__version__.split("+")[0],
-        },
-    )
+        assets.record(out, "training.csv.gz")
+    assets.record(out, name, how | {"torch": torch.__version__.split("+")[0]})
     return out / name
+
+
+def check_foundation(out: Path, name: str) -> None:
+    """Raise FileNotFoundError or ValueError unless what `name` builds on is in `out`, with the manifest's hashes."""
+    if not (needed := NEEDS[name]):
+        return
+    if not (out / needed).exists():
+        files.restore(out / needed)
+    if not (out / needed).exists() or not (out / "manifest.json").exists():
+        raise FileNotFoundError(f"{name} builds on {needed}: run `dori-lite train {needed}` first")
+    try:
+        assets.verified(out, needed)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{error}; or train it again: `dori-lite train {needed}`") from None
+
+
+def check_place(out: Path, work: Path, name: str, smoke: bool) -> None:
+    """Raise OSError or ValueError unless `name` can be written to `out` in the end, and checkpoints to `work`."""
+    for folder in (out, work / name):
+        files.check_writable(folder)
+    if not (out / name).exists():
+        files.restore(out / name)
+    else:
+        if not (out / name).is_dir():
+            raise FileExistsError(f"{out / name} is a file where the weights should go; move it, or name another place")
+        files.check_writable(out / name)
+    if (out / "manifest.json").exists():
+        made = assets.manifest(out)["models"].get(name)
+        if smoke and made is not None and not made.get("smoke"):
+            raise ValueError(f"{out / name} is no smoke test's; name another place for a tiny model")
 
 
 def foundation(out: Path, name: str | None) -> list:

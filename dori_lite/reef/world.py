@@ -9,6 +9,7 @@
 
 from .. import assets, copies
 from .. import models as pipelines
+from ..checks import check_count
 from ..evaluation import Target, World
 from . import attributes, canaries, captions, descriptor, localisers
 from .paint import paint_all
@@ -19,7 +20,7 @@ SAMPLING = {"guidance": 5.0, "steps": localisers.STEPS, "batch": 32}  # chosen o
 
 def load(*names: str, device: str | None = None) -> World:
     """The reef with the models `names` [default: all of `MODELS`]. Raises ValueError for an unknown one."""
-    if unknown := sorted(set(names) - set(MODELS)):
+    if unknown := [name for name in names if name not in MODELS]:
         raise ValueError(f"the reef has no model {unknown[0]!r}; there are: {', '.join(MODELS)}")
     loaded = {name: pipelines.load(f"reef/{name}", device=device) for name in names or MODELS}
     return World(
@@ -42,7 +43,7 @@ def relation(target: Target, which: str) -> str:
     """
     home = target.labels.get("home")
     known = {"own": f"twin-{home}", "other": f"twin-{'b' if home == 'a' else 'a'}", "parent": "parent"}
-    if which not in known:
+    if which not in list(known):
         raise ValueError(f"a model is 'own', 'other' or 'parent' to a target; got {which!r}")
     if home not in ("a", "b"):
         raise ValueError(f"{target.name} is at home in neither twin; give it the label home='a' or 'b'")
@@ -52,13 +53,16 @@ def relation(target: Target, which: str) -> str:
 def planted(role: str = "canary", split: str = "reporting", home: str | None = None, count: int | None = None):
     """Planted pictures of one role and split, the first `count` of either twin's (or of `home`'s, "a" or "b").
 
-    Labels: role, home, exposures (in its own twin), seed. Raises ValueError for a role, split or home there is none of.
+    Labels: role, home, exposures (in its own twin), seed. Raises ValueError for a role, split or home there is none of,
+    and for more than there are.
     """
     if home not in (None, "a", "b"):
         raise ValueError(f"home is 'a' or 'b', or None for both; got {home!r}")
     items = [item for item in canaries.planted() if (item.role, item.split) == (role, split)]
     if not items:
         raise ValueError(f"nothing planted is a {role!r} for {split!r}; roles are canary, graded and template")
+    most = min(sum(item.home == h for item in items) for h in home or "ab")
+    count = most if count is None else check_count("count of either twin's", count, 1, most)
     chosen = [item for h in home or "ab" for item in [i for i in items if i.home == h][:count]]
     labels = [{"role": item.role, "home": item.home, "exposures": item.exposures} for item in chosen]
     return of([(item.name, item.caption, *canaries.picture(item)[1:]) for item in chosen], labels)
@@ -68,11 +72,9 @@ def held_out(split: str, count: int, start: int = 0):
     """Scenes that no diffusion model was trained on, under captions of the canaries' style, from number `start` on.
 
     Labels: role ("held-out"), home, seed. The home is the twin that is asked for it, "a" for even numbers; neither has
-    seen it. Raises ValueError for an unknown split.
+    seen it. Raises ValueError for an unknown split, and for more than it has.
     """
-    if split not in canaries.HELD_OUT:
-        raise ValueError(f"there is no held-out split {split!r}; choose one of {', '.join(canaries.HELD_OUT)}")
-    found, numbers = [], range(start, start + count)
+    found, numbers = [], descriptor.numbers(split, count, start)
     for k in numbers:
         description, scene, seed = canaries.held_out(split, k)
         found.append((f"{split}-{k}", captions.write(description), scene, seed))
@@ -80,7 +82,12 @@ def held_out(split: str, count: int, start: int = 0):
 
 
 def of(found, labels=None) -> list[Target]:
-    """Targets of (name, caption, scene, seed) each; their labels are the seed, and `labels`' of each."""
+    """Targets of (name, caption, scene, seed) each; their labels are the seed, and `labels`' of each.
+
+    Raises ValueError for no scenes.
+    """
+    if not found:
+        raise ValueError("there are no scenes; give at least one")
     pictures = paint_all([(scene, seed) for *_, scene, seed in found]).float() / 255
     return [
         Target(name, caption, picture, {**label, "seed": seed})
@@ -91,10 +98,19 @@ def of(found, labels=None) -> list[Target]:
 def rivals(targets, count: int, seed: int = 0):
     """`count` training pictures that are none of the targets: half decoys of their names, half of any kind.
 
-    The decoys are the nearest rivals there are. uint8 [count, 3, 64, 64].
+    The decoys are the nearest rivals there are. uint8 [count, 3, 64, 64]. Raises ValueError for no targets, for one
+    without the label `seed` (its own picture could be among the rivals), and for more than there are.
     """
+    if not targets:
+        raise ValueError("there are no targets; give at least one")
+    if strange := [target.name for target in targets if "seed" not in target.labels]:
+        raise ValueError(
+            f"{strange[0]} has no label 'seed', so that it could be its own rival; make it with `world.of`"
+        )
     table = canaries.load_table()
     table = table[~table["seed"].isin({target.labels["seed"] for target in targets})]
+    check_count("count of rivals", count, 1, len(table))
+    check_count("seed", seed, 0, 2**32 - 1)  # pandas takes no more
     decoys = table[table["name"].isin({target.name for target in targets})]
     decoys = decoys.sample(min(count // 2, len(decoys)), random_state=seed)
     rest = table.drop(decoys.index).sample(count - len(decoys), random_state=seed)
