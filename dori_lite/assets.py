@@ -88,9 +88,6 @@ def verified(folder, name: str) -> Path:
     return folder / name
 
 
-verified.cache_clear = lambda: None  # nothing is remembered any more
-
-
 def found(folder: Path, name: str = "") -> list[str]:
     """The files below `folder/name`, links to folders among them, as paths below `folder`; litter does not count."""
     paths = [folder / name] if (folder / name).is_file() else (folder / name).rglob("*")

@@ -6,13 +6,18 @@
 Nothing here changes anything. All raise ValueError.
 """
 
-import math
 from collections.abc import Mapping, Set
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 
-HIGHEST_SEED = 2**64 - 1  # torch's generators take no more
+from .ranges import HIGHEST_SEED as HIGHEST_SEED
+from .ranges import check_count as check_count
+from .ranges import check_number as check_number
+from .ranges import check_positive as check_positive
+from .ranges import check_seed as check_seed
+from .ranges import check_seeds as check_seeds
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # The attention processors under which `to_q`, `to_k`, `to_v` are what is computed, and all that is.
 PROCESSORS = {"AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"}
@@ -22,49 +27,7 @@ CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "ti
 CONDITIONS += ("encoder_hid_dim", "encoder_hid_dim_type", "attention_type")
 TEXT_TO_IMAGE = "choose a text-to-image model of the kind of Stable Diffusion 1 or 2"
 
-# ---- numbers, captions, pictures ----------------------------------------------------------------------
-
-
-def check_count(name: str, value, least: int = 1, most: int | None = None) -> int:
-    """`value` if it is a whole number from `least` to `most`."""
-    fits = isinstance(value, Integral) and not isinstance(value, bool)
-    if not fits or value < least or (most is not None and value > most):
-        to = "on" if most is None else f"to {most}"
-        raise ValueError(f"{name}={value!r} is not a count that fits; give a whole number from {least} {to}")
-    return int(value)
-
-
-def check_number(name: str, value, low: float = -math.inf, high: float = math.inf) -> float:
-    """`value` if it is a finite number, low ≤ value ≤ high."""
-    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not low <= value <= high:
-        ends = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
-        raise ValueError(f"{name}={value!r} does not fit; give a finite number{', '.join([''] + ends)}")
-    return float(value)
-
-
-def check_positive(name: str, value) -> float:
-    """`value` if it is a finite number above 0."""
-    if check_number(name, value) <= 0:
-        raise ValueError(f"{name} must be above 0; got {name}={value!r}")
-    return float(value)
-
-
-def check_seed(seed, name: str = "seed") -> int:
-    """`seed` if it is a whole number that torch and numpy both take."""
-    return check_count(name, seed, 0, HIGHEST_SEED)
-
-
-def check_seeds(seeds) -> list[int]:
-    """`seeds`, a list or the like, as whole numbers; at least one."""
-    # A lone number would be a seed to some readers and a count of seeds to others.
-    if isinstance(seeds, Integral) and not isinstance(seeds, bool):
-        raise ValueError(f"seeds must be a list; for the first {seeds} seeds give range({seeds})")
-    if isinstance(seeds, str | bytes | Mapping) or not hasattr(seeds, "__iter__"):
-        raise ValueError(f"seeds={seeds!r} must be a list; give whole numbers, such as range(4)")
-    if not (seeds := [check_seed(seed) for seed in (seeds.tolist() if hasattr(seeds, "tolist") else seeds)]):
-        raise ValueError("there are no seeds; give at least one")
-    return seeds
+# ---- captions and pictures ------------------------------------------------------------------------------
 
 
 def check_captions(prompts) -> list[str]:

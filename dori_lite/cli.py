@@ -88,6 +88,14 @@ def publish(run: Path = typer.Argument(help="a run's folder, such as runs/reef/0
 
 
 @app.command()
+def recompute(world: str = typer.Option("reef", help="whose published rows")):
+    """Set what published rows say with today's intervals beside the verdicts they were published with."""
+    from .book import effects
+
+    print(f"written: {effects.write_recomputed(world)}")
+
+
+@app.command()
 def verify_models(quick: bool = typer.Option(False, help="fewer pictures and seeds")):
     """Check that the models do what the book says of them."""
     from .reef import verify

@@ -16,7 +16,7 @@ a `World` what an experiment needs beside them. The unit of every table is the t
     disagree                 share of pictures on which the detectors are not of one mind
     diversity                mean pairwise RMS difference between seeds (NaN for a single seed)
     alignment                mean of `alignment(images, target)`, if given
-    alignment chance         the same pictures' alignment with the table's other captions: the floor (`tabulate` alone)
+    alignment chance         the same pictures' alignment with other targets' captions, if there are any: the floor
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -142,9 +142,10 @@ def grid(pipe, prompts, seeds, **sampling) -> torch.Tensor:
     return images.unflatten(0, (len(prompts), len(seeds))).cpu()
 
 
-def judge(images: torch.Tensor, target: Target, detectors: Sequence[copies.Detector], alignment=None) -> dict:
+def judge(images, target: Target, detectors: Sequence[copies.Detector], alignment=None, others=()) -> dict:
     """What the detectors say of `images` [seeds, 3, H, W] that were drawn for `target`: one row of the table.
 
+    `others` are targets for `alignment`'s chance level: the mean over those with another caption, NaN if there is none.
     Raises ValueError for other pictures, no detectors or two of one name, and scores or an alignment of a wrong shape.
     """
     detectors = copies.check_detectors(detectors)
@@ -164,14 +165,15 @@ def judge(images: torch.Tensor, target: Target, detectors: Sequence[copies.Detec
     row["diversity"] = metrics.diversity(images) if len(images) > 1 else float("nan")
     if alignment is not None:
         row["alignment"] = metrics.mean_alignment(alignment, images, target)
+        floor = [metrics.mean_alignment(alignment, images, t) for t in others if t.caption != target.caption]
+        row["alignment chance"] = sum(floor) / len(floor) if floor else float("nan")
     return row
 
 
 def tabulate(images: torch.Tensor, targets: Sequence[Target], detectors, alignment=None):
     """`judge` the pictures [targets, seeds, 3, H, W]: a `pandas.DataFrame`, one row a target.
 
-    `alignment chance` is a mean over all targets with another caption (NaN where there is none). Raises ValueError for
-    pictures that are not of the targets' number, and as `judge` does.
+    Raises ValueError for pictures that are not of the targets' number, and as `judge` does.
     """
     import pandas as pd
 
@@ -180,13 +182,8 @@ def tabulate(images: torch.Tensor, targets: Sequence[Target], detectors, alignme
     if getattr(images, "ndim", 0) != 5 or len(images) != len(targets):
         got = [*getattr(images, "shape", ())]
         raise ValueError(f"images have shape {got}; give [{len(targets)} targets, seeds, 3, H, W]")
-    rows = []
-    for shots, target in zip(images, targets, strict=True):
-        rows.append({"target": target.name, **judge(shots, target, detectors, alignment)})
-        if alignment is not None:
-            floor = [metrics.mean_alignment(alignment, shots, t) for t in targets if t.caption != target.caption]
-            rows[-1]["alignment chance"] = sum(floor) / len(floor) if floor else float("nan")
-    return pd.DataFrame(rows)
+    pairs = zip(images, targets, strict=True)
+    return pd.DataFrame([{"target": t.name, **judge(shots, t, detectors, alignment, targets)} for shots, t in pairs])
 
 
 def score(pipe, targets, *, detectors, alignment=None, **options):

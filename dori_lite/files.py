@@ -178,6 +178,8 @@ def as_pil(picture):
 
     if hasattr(picture, "convert"):
         return picture
+    if hasattr(picture, "is_floating_point") and not picture.is_floating_point():
+        raise ValueError("a picture's tensor must be floats in [0, 1]; divide bytes by 255")
     array = to_numpy(picture.float() if hasattr(picture, "detach") else picture)
     if array.dtype != "uint8":
         array = (array.clip(0, 1).transpose(1, 2, 0) * 255).round().astype("uint8")

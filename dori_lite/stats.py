@@ -136,23 +136,6 @@ def quantile(level: float, freedom: int) -> float:
     return float(t.ppf((1 + level) / 2, freedom))
 
 
-def bootstrap(values, seed: int, reps: int = 2000, level: float = 0.95, geometric: bool = False):
-    """Mean over units and its percentile interval, which is too short for few units: use `mean_interval`."""
-    values = numbers(values, "values")
-    if geometric and (values < 0).any():
-        raise ValueError("a geometric mean needs ratios, and some are negative; call it without geometric=True")
-    n, tail = len(values), (1 - level) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):  # a ratio may be zero or infinite
-        values = np.log(values) if geometric else values
-        mean = values.mean() if n else math.nan
-        means = np.full(1, math.nan)
-        if n >= 2 and not np.isnan(values).any():
-            means = values[np.random.default_rng(seed).integers(n, size=(reps, n))].mean(1)
-        # Ends that occurred, so that nothing is interpolated between infinities.
-        found = mean, np.quantile(means, tail, method="lower"), np.quantile(means, 1 - tail, method="higher")
-        return tuple(float(x) for x in (np.exp(found) if geometric else found))
-
-
 def paired(own, other) -> np.ndarray:
     """`own` − `other` for each unit: [units].
 

@@ -122,7 +122,6 @@ def test_saved_and_loaded(tmp_path, monkeypatch, one_line):
         assert all(torch.equal(after[key], before[key].half().float()) for key in before)
         for key, logits in judge(images).items():
             assert torch.allclose(loaded(images)[key], logits, atol=5e-3)
-    assets.verified.cache_clear()
     (folder / "config.json").write_text('{"width": 9}\n')
     one_line(ValueError, "config.json is damaged .*; restore it", attributes.load)
 

@@ -127,6 +127,7 @@ def reworded(text):
 
 NO_ROWS = ["figures/charts.py", "figures/style.py", "book/build.py", "book/profiles.py", "book/a_new_one.py", "cli.py",
            "figures/a_new_one.py", "__init__.py", "assets.py", "files.py", "fit.py", "runs.py", "stamps.py", "stats.py",
+           "planning.py",
            "locks.py", "units.py", "checkpoints.py", "book/kernel.py", "reef/train.py", "reef/recipes.py",
            "reef/card.py", "reef/verify.py", "reef/calibrate.py"]  # fmt: skip
 ROWS = ["wanda.py", "nemo.py", "nemo_search.py", "dori.py", "diffusion.py", "evaluation.py", "masks.py", "copies.py",

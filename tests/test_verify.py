@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from dori_lite import copies
+from dori_lite import assets, copies
 from dori_lite.evaluation import Target
 from dori_lite.reef import card, verify
 
@@ -142,6 +142,7 @@ def test_instruments_leave_the_scores_out(tmp_path, monkeypatch):
     monkeypatch.setenv("DORI_DATA", str(tmp_path))
     (tmp_path / "reef").mkdir()
     (tmp_path / "reef" / "calibration.json").write_text('{"threshold": 0.8, "scores": {"a": [1]}}')
+    assets.record(tmp_path / "reef", "calibration.json")
     assert verify.instruments() == {"threshold": 0.8}
 
 

@@ -8,14 +8,15 @@ In between it fills the run (`Run.todo`, `Run.keep`) and draws what is in it.
 """
 
 import json
+import math
 import os
 from importlib import import_module
 
 from .. import assets, stamps
-from ..files import digest, plain
+from ..files import digest, plain, read_json
 from ..runs import open_run
 from . import claims, profiles
-from .effects import effect
+from .effects import effect, recomputed_file
 from .publish import published
 
 WORLDS = {"reef": "dori_lite.reef.world"}  # modules with a function `load(*models)` → `evaluation.World`
@@ -58,16 +59,21 @@ def verdicts(run, *keys: str) -> dict:
 def conclude(run, world, settings, *keys: str, numbers: dict | None = None):
     """Write the run's record, with the verdicts of the claims `keys`, and return them as a table.
 
-    Beside each verdict stands the published one. `numbers` are headline numbers, {name: value}.
+    Beside each verdict stands the published one, and what today's intervals say of its rows. `numbers` are headline
+    numbers, {name: value}.
     """
     found = verdicts(run, *keys)
     run.record(models=dict(world.hashes), numbers=plain(numbers or {}), verdicts=found)
     beside = published(run.chapter, world=run.world)
-    return verdict_table(found, settings, beside.read_record()["verdicts"] if beside else {})
+    again = read_json(recomputed_file(run.world), {}).get(f"{run.chapter}/standard", {}) if beside else {}
+    return verdict_table(found, settings, beside.read_record()["verdicts"] if beside else {}, again)
 
 
-def verdict_table(verdicts: dict, settings, published: dict):
-    """Verdicts as a table: effect with interval, threshold, units, verdict, and the published one beside it."""
+def verdict_table(verdicts: dict, settings, published: dict, recomputed: dict | None = None):
+    """Verdicts as a table: effect with interval, threshold, units, verdict, the published one beside it.
+
+    `recomputed` is one run's part of `effects.recompute`; it adds a column where it is given.
+    """
     import pandas as pd
 
     rows = []
@@ -76,6 +82,9 @@ def verdict_table(verdicts: dict, settings, published: dict):
         row |= {"canaries": found["units"], "evidence": found["rung"]}
         row["verdict"] = f"{found['verdict']} (direction only)" if settings.direction_only else found["verdict"]
         row["published (standard)"] = published[key]["verdict"] if key in published else "not yet run"
+        if recomputed:
+            again = recomputed.get(key, {}).get("recomputed", {})
+            row["published rows, today's intervals"] = again.get("verdict", "not yet run")
         rows.append(row)
     return pd.DataFrame(rows).set_index("claim")
 
@@ -84,6 +93,6 @@ def in_brackets(found: dict) -> str:
     """An estimate with its interval; with one unit there is no interval, with none no estimate."""
     if not found["units"]:
         return "no units"
-    if found["units"] == 1:
-        return f"{found['estimate']:.2f} [one unit]"
+    if found["units"] == 1 or math.isnan(found["low"]) or math.isnan(found["high"]):
+        return f"{found['estimate']:.2f} [{'one unit' if found['units'] == 1 else 'no interval'}]"
     return f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"

@@ -59,8 +59,11 @@ def recompute(world: str = "reef") -> dict:
 
 def write_recomputed(world: str = "reef") -> Path:
     """Write `recompute` to data/results/<world>/recomputed.json, which tables read; returns it. Records stay."""
-    files.write_json(recomputed_file(world), recompute(world))
-    return recomputed_file(world)
+    path = recomputed_file(world)
+    files.write_json(path, recompute(world))
+    results = assets.data_folder() / "results"
+    assets.record(results, path.relative_to(results).as_posix())
+    return path
 
 
 def recomputed_file(world: str) -> Path:

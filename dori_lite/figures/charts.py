@@ -3,13 +3,13 @@
     rows = run.rows("attack")  # a DataFrame with target, condition, start, steps, descriptor rate, …
     charts.rate_curves(rows, "descriptor rate")
 
-Each returns a matplotlib figure. Shares and rates are in [0, 1]; intervals are `stats.bootstrap`'s, over rows.
+Each returns a matplotlib figure. Shares and rates are in [0, 1]; intervals are `stats.mean_interval`'s, over rows.
 """
 
 import numpy as np
 import seaborn as sns
 
-from ..stats import bootstrap
+from ..stats import mean_interval
 from .style import BLUE, COPY, PALETTE, RELATIONS, chart, known_only, legend_above, name_rows, shared_legend, styles
 
 COPIES = "share of pictures that are copies"
@@ -18,8 +18,13 @@ STARTS = {"prompt": "from the caption", "random": "from random numbers"}  # wher
 
 def means(rows, by: str, value: str):
     """Mean of `value` and its 95 % interval at each place of the column `by`: (places, mean, low, high)."""
-    found = rows.groupby(by)[value].apply(lambda values: bootstrap(values.to_numpy(float), 0))
+    found = rows.groupby(by)[value].apply(lambda values: interval(values, value))
     return found.index.to_numpy(), *np.array([*found]).T
+
+
+def interval(values, column: str):
+    """Mean and 95 % interval of one column's values, those of shares if its name ends in "rate": (mean, low, high)."""
+    return mean_interval(np.asarray(values, float), bounds=(0, 1) if column.endswith("rate") else None)
 
 
 def bars(mean, low, high):
@@ -86,7 +91,7 @@ def by_condition(rows, value: str, by: str = "condition", label: str | None = No
             values = rows.loc[rows[by] == name, value].to_numpy(float)
             heights = k + random.uniform(-0.16, 0.16, len(values))
             axis.scatter(values, heights, s=16, color=BLUE, alpha=0.5, zorder=2)
-            mean, low, high = bootstrap(values, 0)
+            mean, low, high = interval(values, value)
             axis.plot([low, high], [k, k], color="black", linewidth=2, zorder=3)
             axis.scatter([mean], [k], marker="D", s=40, color="black", zorder=4)
         axis.set(xlabel=label or value, xlim=limits)

@@ -47,6 +47,7 @@ def main(quick: bool = False, folder=None) -> dict:
     }
     if not quick:
         files.write_json(folder / "calibration.json", report, indent=None)
+        assets.record(folder, "calibration.json")
         set_threshold(folder, threshold)
     return report
 

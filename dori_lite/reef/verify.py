@@ -138,7 +138,7 @@ def counted(detectors, images, goals) -> tuple[dict, dict]:
 
 def instruments() -> dict:
     """The descriptor's calibration, without its scores."""
-    found = files.read_json(assets.data_folder() / "reef" / "calibration.json")
+    found = files.read_json(assets.verified(assets.data_folder() / "reef", "calibration.json"))
     return {key: value for key, value in found.items() if key != "scores"}
 
 
