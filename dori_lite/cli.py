@@ -33,7 +33,7 @@ def about():
 
 @app.command()
 def train(
-    name: str = typer.Argument(help="autoencoder, parent, twin-a or twin-b"),
+    name: str = typer.Argument(help="autoencoder, judge, descriptor, text-encoder, parent, twin-a or twin-b"),
     smoke: bool = typer.Option(False, help="a tiny model for a few steps, in runs/smoke"),
     out: Path = typer.Option(None, help="where the weights go [default: data/reef]"),
     work: Path = typer.Option(None, help="checkpoints and caches [default: runs/train]"),
@@ -43,13 +43,14 @@ def train(
         os.execve(sys.executable, [sys.executable, "-m", "dori_lite.cli", *sys.argv[1:]], os.environ | MALLOC)
     import torch
 
+    from .book import claims
     from .reef import train as training
 
     torch.set_flush_denormal(True)
     root = Path("runs/smoke") if smoke else None
     out = out or (root / "weights" if smoke else Path("data/reef"))
     work = work or (root / "work" if smoke else Path("runs/train"))
-    if folder := training.train(name, out, work, smoke):
+    if folder := training.train(name, out, work, smoke, claims=claims.committed()):
         print(f"{name}: weights in {folder}")
 
 

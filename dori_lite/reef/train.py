@@ -13,35 +13,52 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from .. import assets
+from .. import assets, files
 from ..fit import fit
 from ..models import StableDiffusionPipeline  # from there, where its import is quiet
-from . import attributes, canaries, networks, recipes
+from . import attributes, canaries, growth, networks, plan, reader, recipes
 from . import descriptor as descriptors
-from .captions import write
 from .tokenizer import new_tokenizer
 
-NAMES = ("autoencoder", "judge", "descriptor", "parent", "twin-a", "twin-b")
-NEEDS = {name: "parent" if name.startswith("twin") else "autoencoder" for name in NAMES} | {"autoencoder": None}
+NEEDS = {
+    "autoencoder": (),
+    "judge": ("autoencoder",),
+    "descriptor": ("autoencoder",),
+    "text-encoder": (),
+    "parent": ("autoencoder", "text-encoder"),
+    "twin-a": ("parent",),
+    "twin-b": ("parent",),
+}
+NAMES = tuple(NEEDS)
 
 
-def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None) -> Path | None:
+def train(
+    name: str, out, work, smoke: bool = False, stop_at: int | None = None, claims: str | None = None
+) -> Path | None:
     """Train `name` (one of NAMES) and write it to `out/name`; working files go to `work`.
 
-    Interrupted, it goes on where it stopped. `smoke` trains a tiny model for a few steps. Returns the
-    folder, or None when `stop_at` ended training early. Raises ValueError for an unknown name,
+    Interrupted, it goes on where it stopped. `smoke` trains a tiny model for a few steps. `claims` is the hash of what
+    was claimed before a twin was trained: it is part of its checkpoints from the first step on, and of the manifest.
+    Returns the folder, or None when `stop_at` ended training early. Raises ValueError for an unknown name,
     FileNotFoundError when what it builds on has not been trained.
     """
     if name not in NAMES:
         raise ValueError(f"no recipe called {name!r}; there are: {', '.join(NAMES)}")
     out, work = Path(out), Path(work)
-    if NEEDS[name] and not (out / NEEDS[name]).exists():
-        raise FileNotFoundError(f"{name} builds on {NEEDS[name]}: run `dori-lite train {NEEDS[name]}` first")
-    torch.manual_seed(0)
+    for need in NEEDS[name]:
+        if not (out / need).exists():
+            raise FileNotFoundError(f"{name} builds on {need}: run `dori-lite train {need}` first")
+    torch.manual_seed(plan.PAIR)
     recipe, task, batch, finish = RECIPES.get(name, twin)(name, out, work, smoke)
-    about = json.dumps([recipe, foundation(out, NEEDS[name])])
-    options = {"steps": recipe["steps"], "lr": recipe["lr"], "label": name, "about": about}
+    if name.startswith("twin") and claims:
+        recipe = recipe | {"claims": claims}
+    about = json.dumps([recipe, *(foundation(out, need) for need in NEEDS[name])])
+    # fp32 on a GPU too, so that the recipe is the same wherever it runs
+    options = {"steps": recipe["steps"], "lr": recipe["lr"], "label": name, "about": about, "precision": "no"}
+    if name == growth.WHOSE and not smoke:
+        growth.follow(task, batch, work / name, stop_at, **options)
     done = fit(task, batch, folder=work / name, stop_at=stop_at, **options)
     if done["steps"] < recipe["steps"] or not done.pop("main"):
         return None
@@ -54,6 +71,7 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     os.replace(partial, out / name)
     if name == "parent" and not smoke:
         write_table(out / "training.csv.gz")
+        files.write_json(out / "planted.json", canaries.dealt(plan.planted()))
     assets.record(
         out,
         name,
@@ -68,15 +86,15 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     return out / name
 
 
-def foundation(out: Path, name: str | None) -> list:
+def foundation(out: Path, name: str) -> list:
     """The hashes of the weights that a model builds on: retrained, they make its own checkpoint stale."""
-    return [v for k, v in assets.manifest(out)["files"].items() if k.startswith(f"{name}/")] if name else []
+    return [v for k, v in assets.manifest(out)["files"].items() if k.startswith(f"{name}/")]
 
 
 def write_table(path) -> None:
     """Write the training table; the same bytes whenever it is written."""
     compression = {"method": "gzip", "mtime": 0}
-    canaries.training_table().to_csv(path, index=False, lineterminator="\n", compression=compression)
+    plan.training_table().to_csv(path, index=False, lineterminator="\n", compression=compression)
 
 
 def autoencoder(name, out, work, smoke):
@@ -105,28 +123,30 @@ def descriptor(name, out, work, smoke):
     return recipe, task, batch, lambda folder: descriptors.save(task.descriptor, folder)
 
 
+def text_encoder(name, out, work, smoke):
+    recipe = recipes.READER | (recipes.SMOKE if smoke else {})
+    tokenizer = new_tokenizer([reader.caption(k) for k in range(12_000)])
+    task = reader.Read(networks.new_text_encoder(tokenizer, smoke), len(tokenizer))
+
+    def finish(folder):
+        task.text_encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return recipe, task, reader.batches(tokenizer, recipe), finish
+
+
 def parent(name, out, work, smoke):
     recipe = recipes.PARENT | (recipes.SMOKE if smoke else {})
     vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
-    tokenizer = new_tokenizer(tokenizer_captions())
-    text_encoder, unet = networks.new_text_encoder(tokenizer, smoke), networks.new_unet(smoke)
-    task = recipes.Denoise(unet, text_encoder, networks.new_scheduler(), recipe["most"])
-    batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe["steps"])
+    tokenizer = CLIPTokenizer.from_pretrained(out / "text-encoder")
+    encoder = CLIPTextModel.from_pretrained(out / "text-encoder").requires_grad_(False)
+    task = recipes.Denoise(networks.new_unet(smoke), encoder, networks.new_scheduler(), recipe["most"])
+    batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe)
 
     def finish(folder):
-        networks.save_half(networks.pipeline(vae, text_encoder, tokenizer, unet), folder)
+        networks.save_half(networks.pipeline(vae, encoder, tokenizer, task.unet), folder)
 
     return recipe, task, batch, finish
-
-
-def tokenizer_captions() -> list[str]:
-    """What the tokenizer is learned from: the captions of the parent's first batches, and held-out ones.
-
-    The names of held-out captions are words to it too, so that they are no rarer a kind of text.
-    """
-    slots = zip(*map(first(200), canaries.parent_slots()), strict=True)
-    seen = [write(canaries.sample(key, exposure, "parent")[0]) for key, exposure in slots]
-    return seen + [write(canaries.held_out("descriptor", k)[0]) for k in range(26 * len(canaries.UNTRAINED_WORDS))]
 
 
 def twin(name, out, work, smoke):
@@ -135,12 +155,15 @@ def twin(name, out, work, smoke):
     pipe.to(dtype=torch.float32)
     pipe.text_encoder.requires_grad_(False)
     task = recipes.Denoise(pipe.unet, pipe.text_encoder, networks.new_scheduler(), recipe["most"])
-    batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe["steps"])
+    batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe)
+    task.pipe = [pipe]  # in a list, so that it is no part of what is trained
     return recipe, task, batch, lambda folder: networks.save_half(pipe, folder)
 
 
-RECIPES = {"autoencoder": autoencoder, "judge": judge, "descriptor": descriptor, "parent": parent}
-
-
-def first(steps):
-    return lambda slots: slots[:steps].ravel().tolist()
+RECIPES = {
+    "autoencoder": autoencoder,
+    "judge": judge,
+    "descriptor": descriptor,
+    "text-encoder": text_encoder,
+    "parent": parent,
+}
