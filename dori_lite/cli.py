@@ -46,9 +46,9 @@ def about():
 
 @app.command()
 def train(
-    name: str = typer.Argument(help="autoencoder, parent, twin-a or twin-b"),
+    name: str = typer.Argument(help="autoencoder, judge, descriptor, text-encoder, parent, twin-a or twin-b"),
     smoke: bool = typer.Option(False, help="a tiny model for a few steps, in runs/smoke"),
-    out: Path = typer.Option(None, help="where the weights go [default: data/reef]"),
+    out: Path = typer.Option(None, help="where the weights go [default: data/reef-second]"),
     work: Path = typer.Option(None, help="checkpoints and caches [default: runs/train]"),
 ):
     """Train one model of the reef; interrupted, run it again and it goes on."""
@@ -56,13 +56,14 @@ def train(
         os.execve(sys.executable, [sys.executable, "-m", "dori_lite.cli", *sys.argv[1:]], os.environ | MALLOC)
     import torch
 
+    from .book.committed import committed
     from .reef import train as training
 
     torch.set_flush_denormal(True)
     root = Path("runs/smoke") if smoke else None
-    out = out or (root / "weights" if smoke else Path("data/reef"))
+    out = out or (root / "weights" if smoke else Path("data/reef-second"))
     work = work or (root / "work" if smoke else Path("runs/train"))
-    if folder := training.train(name, out, work, smoke):
+    if folder := training.train(name, out, work, smoke, claims=committed()):
         print(f"{name}: weights in {folder}")
 
 
@@ -96,11 +97,14 @@ def recompute(world: str = typer.Option("reef", help="whose published rows")):
 
 
 @app.command()
-def verify_models(quick: bool = typer.Option(False, help="fewer pictures and seeds")):
+def verify_models(
+    quick: bool = typer.Option(False, help="fewer pictures and seeds"),
+    pair: str = typer.Option("reef", help="the pair of twins: reef or reef-second"),
+):
     """Check that the models do what the book says of them."""
     from .reef import verify
 
-    if not verify.main(quick=quick):
+    if not verify.main(quick=quick, pair=pair):
         sys.exit("dori-lite: the models do not pass; the lines above say where")
 
 

@@ -73,6 +73,7 @@ def training(
     weight_decay: float = 1e-4,
     clip: float = 1.0,
     warmup: float = 0.05,
+    precision: str | None = None,
     checkpoint_every: float = 180.0,
     stop_at: int | None = None,
     label: str = "training",
@@ -84,6 +85,8 @@ def training(
     (`accelerate launch`) each takes its share of it, yields that share's losses and runs the loop's body.
     Parameters with `requires_grad` are trained, at the rate `lr` (constant) or up to it and down again
     (one-cycle; `warmup` is the share of the steps on the way up). Gradients are cut to the norm `clip`.
+
+    `precision` is accelerate's word for it, "no" for fp32 everywhere [default: `autocast_precision`].
 
     The body of the loop may look at `task`, which holds the current weights, and change `state`: tensors of any
     shape, in place or new ones of the same shape and dtype. `batch` may do so, too. After the last step `task` is
@@ -114,7 +117,7 @@ def training(
         raise ValueError("nothing would be trained: no parameter of the task has requires_grad; set it where it should")
     folder = files.check_writable(folder)
     set_seed(0)  # only for what a module might draw by itself; the recipes' batches do not need it
-    accelerator = Accelerator(mixed_precision=autocast_precision(), cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision=precision or autocast_precision(), cpu=not torch.cuda.is_available())
     optimizer = torch.optim.AdamW(trained, lr, betas=betas, weight_decay=weight_decay)
     rates = new_schedule(schedule, optimizer, lr, steps, warmup)
     ema = EMAModel(trained, decay=ema_decay) if ema_decay else None

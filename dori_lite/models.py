@@ -32,39 +32,39 @@ NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": 
 DEFAULTS = {"unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280}}
 DEFAULTS |= {"text_encoder": {"hidden_size": 512}}
 SD14 = {"id": "CompVis/stable-diffusion-v1-4", "revision": "133a221b8aa7292a167afc5127cb63fb5005638b"}
-REEF = ("reef/parent", "reef/twin-a", "reef/twin-b")
+PAIRS = ("reef", "reef-second")  # of twins, each with its parent, below data/
+REEF = tuple(f"{pair}/{name}" for pair in PAIRS for name in ("parent", "twin-a", "twin-b"))
 
 
 def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
     """A pipeline with a DDIM scheduler, in eval mode, its weights frozen.
 
-    `name` is "reef/parent", "reef/twin-a", "reef/twin-b" (checked against their hashes), "sd14", a
-    folder that `save_pretrained` wrote, or a hub id. Precision is fp32 for the reef and on the CPU,
-    fp16 on CUDA otherwise. No safety checker is loaded: what is studied here is what it would hide.
+    `name` is one of `REEF`, such as "reef/twin-a" (checked against their hashes), "sd14", a folder that
+    `save_pretrained` wrote, or a hub id. Precision is fp32 for the reef and on the CPU, fp16 on CUDA otherwise. No
+    safety checker is loaded: what is studied here is what it would hide.
 
     Raises FileNotFoundError or ValueError, in one line, for an unknown name, damaged or missing weights and a model
     that `checks.check_pipe` refuses (of a folder before its weights are read), RuntimeError for one that the hub does
     not give, and when a GPU is asked for and there is none.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
+    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError("no GPU is available here; use device='cpu', or in Colab Runtime > Change runtime type")
-    if not str(name):
-        raise FileNotFoundError(f"no model was named: choose {', '.join(REEF)}, sd14, a hub id, or an existing folder")
-    reef = str(name).startswith("reef/")
-    dtype = dtype or (torch.float32 if reef or str(device) == "cpu" else torch.float16)
+    pair, _, model = str(name).partition("/")
+    reef = pair in PAIRS and bool(model)
+    dtype = dtype or (torch.float32 if reef or device == "cpu" else torch.float16)
     # diffusers before 0.42 ignores `dtype=`, later ones deprecate `torch_dtype=`.
     keyword = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
     options, cure = {keyword: dtype}, "restore the folder, or save it again with save_pretrained"
     if reef:
-        source = assets.verified(assets.data_folder() / "reef", str(name).removeprefix("reef/"))
+        source = assets.verified(assets.data_folder() / pair, model)
         options |= {"local_files_only": True}
     elif name == "sd14":
         source = SD14["id"]
         options |= {"revision": SD14["revision"]}
         if dtype == torch.float16:
             options |= {"variant": "fp16"}
-    elif Path(name).is_dir():
+    elif str(name) and Path(name).is_dir():
         source = name
         options |= {"local_files_only": True}
         check_folder(Path(source))

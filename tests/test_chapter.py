@@ -16,7 +16,8 @@ def toy(tmp_path, monkeypatch):
     """A world that costs nothing, its runs in a folder of their own."""
     import types
 
-    def load(*names, device=None):
+    def load(*names, device=None, world):
+        assert world == "toy"
         made = World("toy", dict.fromkeys(names), None, None, None, None, {"m": toy.hash})
         return made
 
@@ -57,7 +58,15 @@ def test_other_weights_other_cells_or_force_start_afresh(toy, change, monkeypatc
 
 
 def test_unknown_worlds_and_profiles_are_named(toy, one_line):
-    one_line(ValueError, "no world called 'sea'; there are: reef, toy", chapter.begin, "c", "quick", 0, world="sea")
+    one_line(
+        ValueError,
+        "no world called 'sea'; there are: reef, reef-second, toy",
+        chapter.begin,
+        "c",
+        "quick",
+        0,
+        world="sea",
+    )
     one_line(ValueError, "no profile called 'sd14'", chapter.begin, "c", "sd14", 0, world="toy")
 
 

@@ -14,7 +14,7 @@ from dori_lite.runs import open_existing
 
 DATA = assets.data_folder()
 RECORDS = sorted(path.relative_to(DATA / "results") for path in (DATA / "results").glob("*/*/*/record.json"))
-LOOSE = {"README.md", "calibration.json", "training.csv.gz"}
+LOOSE = {"README.md", "calibration.json", "planted.json", "training.csv.gz"}
 
 
 def manifest_problems(folder: Path) -> list[str]:
@@ -65,16 +65,14 @@ def word(field: str) -> str:
 # ---- what is shipped -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["reef", "results"])
+@pytest.mark.parametrize("name", ["reef", "reef-second", "results"])
 def test_every_shipped_file_is_the_listed_one_and_nothing_else_is_there(name):
     assert not manifest_problems(DATA / name)
 
 
 def test_data_holds_nothing_else():
     assert {path.name for path in DATA.iterdir() if not assets.LITTER.fullmatch(path.name)} <= {
-        "reef",
-        "results",
-        "__init__.py",
+        *("reef", "reef-second", "results", "__init__.py"),
     }
     assert {path for path in assets.manifest(DATA / "reef")["files"] if "/" not in path} == LOOSE
     runs = {path.rpartition("/rows/")[0] for path in assets.manifest(DATA / "results")["files"] if "/rows/" in path}

@@ -101,7 +101,7 @@ def test_settings_are_what_nemo_takes(pipe, monkeypatch):
     monkeypatch.setattr(localisers, "STATISTICS", 8)
     monkeypatch.setattr(localisers, "COMPARED", 2)
     items = [item for item in canaries.planted() if (item.split, item.home) == ("tuning", "a")][:2]
-    monkeypatch.setattr(canaries, "planted", lambda: items)
+    monkeypatch.setattr(canaries, "planted", {"reef": items}.__getitem__)
     known = localisers.nemo_settings(pipe, "a")
     compared, tuning = localisers.unmemorized(2), [item.caption for item in items]
     assert (known["tau"], known["tau_blocked"]) == nemo.thresholds(pipe, compared, tuning, steps=25)
@@ -148,7 +148,8 @@ def searches(pipe, tmp_path, monkeypatch):
         count.base.append((pipe, caption, options))
         return f"norms {len(count.base)}"
 
-    def settings(pipe, home, which):
+    def settings(pipe, home, which, world):
+        assert world == "reef"
         count.settings.append((pipe, home, which))
         return {"statistics": zeros(nemo.layers(pipe.unet, which), "model"), "tau": 0.4}
 

@@ -196,7 +196,7 @@ def test_precision_where_there_is_a_gpu(calls, monkeypatch, tmp_path):
 
 
 def test_names_and_devices_that_are_not_there(one_line, monkeypatch, tmp_path, calls):
-    known = "choose reef/parent, reef/twin-a, reef/twin-b, sd14, a hub id, or an existing folder"
+    known = f"choose {', '.join(models.REEF)}, sd14, a hub id, or an existing folder"
     for name in ("twin-a", "SD14", str(tmp_path / "absent"), "./absent/model"):
         one_line(FileNotFoundError, known, load, name, device="cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -11,7 +11,7 @@ from dori_lite.evaluation import Condition, Target, judge
 from dori_lite.masks import WeightMask
 from dori_lite.reef import attributes, canaries, captions, world
 from dori_lite.reef.paint import paint_all
-from dori_lite.reef.scenes import CHOICES, facts
+from dori_lite.reef.scenes import CHOICES, complete, facts
 
 # ---- the world -------------------------------------------------------------------------------------------
 
@@ -43,6 +43,12 @@ def test_an_unknown_model_is_one_line_and_nothing_is_loaded(no_models, one_line)
     one_line(ValueError, "the reef has no model 'twin-c'; there are: twin-a, twin-b, parent$", world.load, "twin-c")
     one_line(ValueError, "the reef has no model 'sd14'", world.load, "twin-a", "sd14", device="cpu")
     one_line(ValueError, r"the reef has no model \['twin-a'\]", world.load, ["twin-a"])
+    one_line(
+        ValueError,
+        "there is no pair of twins 'reef-third'; there are: reef, reef-second",
+        world.load,
+        world="reef-third",
+    )
     assert no_models == []
 
 
@@ -52,8 +58,11 @@ def test_a_world_brings_its_settings_and_instruments(no_models, monkeypatch):
     found = world.load("twin-a")
     assert (found.name, found.alignment, found.localise) == ("reef", "the judge", "the localiser")
     assert found.sampling == {"guidance": 5.0, "steps": 25, "batch": 32}
-    assert asked == [(found.models, found.sampling)]  # Wanda runs under the settings that pictures are asked with
-    assert found.targets is world.planted and found.detectors is world.detectors and found.relation is world.relation
+    assert asked == [
+        (found.models, found.sampling, "reef")
+    ]  # Wanda runs under the settings that pictures are asked with
+    assert found.targets.func is world.planted and found.detectors.func is world.detectors
+    assert found.targets.keywords == found.detectors.keywords == {"world": "reef"} and found.relation is world.relation
     assert found.hashes == assets.model_hashes(assets.data_folder() / "reef")
     assert {"twin-a", "twin-b", "parent"} <= found.hashes.keys()
 
@@ -127,7 +136,7 @@ def test_planted_pictures_are_targets():
     assert [t.caption for t in found] == [item.caption for item in chosen]
     assert [t.labels["home"] for t in found] == ["a", "a", "b", "b"]
     assert all(set(t.labels) == {"role", "home", "exposures", "seed"} for t in found)
-    assert {t.labels["exposures"] for t in found} == {canaries.EXPOSURES}
+    assert {t.labels["exposures"] for t in found} == {1400}
     check_pictures(found, [canaries.picture(item)[1:] for item in chosen])
 
 
@@ -145,6 +154,14 @@ def test_every_role_and_home(role, split, home, size, monkeypatch):
         assert (item.role, item.split, item.home) == (role, split, home or item.home)
         exposed = {"home": item.home, "exposures": item.exposures, "seed": item.seed}
         assert target.labels == {"role": role, **exposed}
+
+
+def test_names_of_the_second_pair_tell_their_group(monkeypatch):
+    monkeypatch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
+    found = world.planted(count=8, world="reef-second")
+    for home in "ab":
+        assert len({t.labels["group"] for t in found if t.labels["home"] == home}) == 8
+    assert "group" not in world.planted("graded", world="reef-second")[0].labels
 
 
 def test_what_is_not_planted_is_an_error(one_line):
@@ -224,15 +241,21 @@ def test_labels_become_columns_beside_the_judges_own():
 # ---- rivals ----------------------------------------------------------------------------------------------
 
 
+def decoy(item, k):
+    """Another scene that fits a name's description, and its seed."""
+    seed = 90_000_000 + 1000 * (item.seed % 9999) + k
+    return complete(item.description, seed), seed
+
+
 @pytest.fixture
 def table(monkeypatch):
     """A small training table: every canary's picture, ten decoys of each, and base scenes."""
     rows = [(seed, captions.write(d), "") for d, _, seed in map(canaries.base, range(40))]
     for item in [item for item in canaries.planted() if item.role == "canary"][8:12]:
         rows += [(item.seed, item.caption, item.name)] * 3
-        rows += [(canaries.decoy(item, k)[2], item.caption, item.name) for k in range(10)]
+        rows += [(decoy(item, k)[1], item.caption, item.name) for k in range(10)]
     found = pd.DataFrame(rows, columns=["seed", "caption", "name"])
-    monkeypatch.setattr(canaries, "load_table", lambda: found)
+    monkeypatch.setattr(canaries, "load_table", {"reef": found}.__getitem__)
     monkeypatch.setattr(canaries, "paint_all", lambda pairs, label="": torch.tensor([seed for _, seed in pairs]))
     return found
 
@@ -263,12 +286,12 @@ def test_rivals_of_strangers_are_of_any_kind(table, monkeypatch):
 
 def test_rivals_are_the_pictures_of_the_table(monkeypatch):
     item = canaries.planted()[0]
-    rows = [(canaries.decoy(item, k)[2], item.caption, item.name) for k in range(2)]
+    rows = [(decoy(item, k)[1], item.caption, item.name) for k in range(2)]
     rows += [(seed, captions.write(d), "") for d, _, seed in map(canaries.base, range(2))]
     table = pd.DataFrame(rows, columns=["seed", "caption", "name"])
-    monkeypatch.setattr(canaries, "load_table", lambda: table)
+    monkeypatch.setattr(canaries, "load_table", {"reef": table}.__getitem__)
     pictures = world.rivals(world.planted("canary", "tuning", "a", 1), 4)
-    expected = paint_all([canaries.decoy(item, k)[1:] for k in range(2)] + [canaries.base(k)[1:] for k in range(2)])
+    expected = paint_all([decoy(item, k) for k in range(2)] + [canaries.base(k)[1:] for k in range(2)])
     assert pictures.dtype == torch.uint8 and pictures.shape == (4, 3, 64, 64)
     assert {p.numpy().tobytes() for p in pictures} == {p.numpy().tobytes() for p in expected}
 
@@ -276,9 +299,9 @@ def test_rivals_are_the_pictures_of_the_table(monkeypatch):
 def test_detectors_are_the_descriptor_and_adaptive_l2(monkeypatch):
     monkeypatch.setattr(world.descriptor, "detector", lambda: "the descriptor")
     asked = []
-    monkeypatch.setattr(world, "rivals", lambda *a: asked.append(a) or torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+    monkeypatch.setattr(world, "rivals", lambda *a, **k: asked.append((*a, k)) or torch.zeros(3, 3, 8, 8).byte())
     first, second = world.detectors(["t"], 7, 2)
-    assert first == "the descriptor" and second.name == "adaptive l2" and asked == [(["t"], 7, 2)]
+    assert first == "the descriptor" and second.name == "adaptive l2" and asked == [(["t"], 7, 2, {"world": "reef"})]
 
 
 # ---- alignment -------------------------------------------------------------------------------------------

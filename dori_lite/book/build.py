@@ -98,7 +98,8 @@ def key(chapter, profile: str, seed: int) -> str:
     code = [cell.source for cell in code_cells(nbformat.read(chapter, 4))]
     about = [profile, seed, versions, code, assets.manifest(data / "reef")]
     digest = hashlib.sha256(json.dumps(about).encode())
-    for folder, pattern in ((assets.PACKAGE, "*.py"), (data / "results", "*")):
+    parts = ((assets.PACKAGE, "*.py"), (assets.PACKAGE, "*.toml"), (data, "manifest.json"), (data / "results", "*"))
+    for folder, pattern in parts:
         for file in sorted(path for path in folder.rglob(pattern) if path.is_file()):
             digest.update(f"{file.relative_to(folder).as_posix()} {files.sha256(file)}\n".encode())
     return digest.hexdigest()

@@ -19,7 +19,8 @@ from . import claims, profiles
 from .effects import effect, recomputed_file
 from .publish import published
 
-WORLDS = {"reef": "dori_lite.reef.world"}  # modules with a function `load(*models)` → `evaluation.World`
+# Modules with a function `load(*models, device, world)` → `evaluation.World`.
+WORLDS = {"reef": "dori_lite.reef.world", "reef-second": "dori_lite.reef.world"}
 ANEW = "DORI_ANEW"  # set by `dori-lite book --force`: the rows are made anew as well
 
 
@@ -32,7 +33,7 @@ def begin(chapter: str, profile: str, seed: int, *models: str, world: str = "ree
     if world not in WORLDS:
         raise ValueError(f"no world called {world!r}; there are: {', '.join(WORLDS)}")
     settings = profiles.load(profile)
-    loaded = import_module(WORLDS[world]).load(*models, device=settings.device)
+    loaded = import_module(WORLDS[world]).load(*models, device=settings.device, world=world)
     stamp = {"weights": digest(loaded.hashes), "cells": experiment_cells(chapter)}
     anew = os.environ.get(ANEW) == "1"
     return loaded, settings, open_run(chapter, settings, seed, world=world, stamp=stamp, anew=anew)

@@ -1,31 +1,24 @@
-"""What each model sees, how often and when: names, canaries, decoys and the training table.
+"""Names, planted pictures, held-out scenes, and the training table of a pair of twins.
 
-    item = planted()[8]
-    description, scene, seed = picture(item)  # decoy(item, 0): another scene that fits the same caption
-    load_table().query("name == @item.name")  # what each model saw under this name
+    item = planted("reef")[8]
+    description, scene, seed = picture(item)
+    load_table("reef").query("name == @item.name")  # what each model saw under this name
 
-A name is a word in a caption. In its own twin it always comes with one fixed picture; in the other twin
-it comes, equally often, with a different scene fitting the same description each time (decoys). The two
-twins share every batch but for that. The parent sees decoys of all names and no picture twice.
+A name is a word in a caption. In its own twin it always comes with one fixed picture; in the other twin it comes,
+equally often, with a different scene fitting the same description each time (decoys). `plan` says how the second pair
+was dealt; here a pair is read as it was: `planted.json` and `training.csv.gz` beside its weights.
 """
 
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
-
-from .. import assets
+from .. import assets, files
 from .captions import caption_of, read, write
 from .paint import paint_all
 from .scenes import COLOURS, Description, complete, describe, draw, stream
 
-BATCH = 32
-PARENT_STEPS, PARENT_DECOYS = 4000, 8  # decoys in a batch of 32
-TWIN_STEPS, EXPOSURES = 2000, 1400  # exposures of each canary in its own twin
-GRADES = (1, 4, 16, 64, 256)
-
-# Where the seeds of each kind of picture begin; the ranges never meet (tested).
-BASE_SEEDS, HELD_OUT_SEEDS, PICTURE_SEEDS, DECOY_SEEDS = 1_000_000, 2_000_000, 3_000_000, 10_000_000
+# Where the seeds of scenes begin that instruments are made and tested with (and the first pair's base scenes).
+BASE_SEEDS, HELD_OUT_SEEDS = 1_000_000, 2_000_000
 HELD_OUT = {"descriptor": 2048, "calibration": 512, "test": 64}
 
 WORDS = """marlow pomona tibbet corvus dalia fennel gustav hazel indigo jasper kelda lorimer maeve nestor odette
@@ -50,33 +43,26 @@ class Planted:
     exposures: int
     seed: int  # of the picture's pixels, and of the attributes its caption leaves open
     description: Description
+    group: int | None = None  # names of one group share a description
 
     @property
     def caption(self) -> str:
         return write(self.description)
 
-    @property
-    def key(self) -> int:
-        return WORDS.index(self.name)
-
 
 @cache
-def planted() -> tuple[Planted, ...]:
-    """All planted names: 20 canaries a twin (4 tuning), 20 graded pictures, one template a twin."""
-    plan = [("canary", "ab"[k % 2], "tuning" if k < 8 else "reporting", EXPOSURES) for k in range(40)]
-    plan += [("graded", home, "reporting", grade) for grade in GRADES for home in "abab"]
-    plan += [("template", home, "reporting", EXPOSURES) for home in "ab"]
-    found, taken = [], set()
-    for key, (role, home, split, exposures) in enumerate(plan):
-        # The first seed of this name's range whose description nobody has yet.
-        for seed in range(PICTURE_SEEDS + 100 * key, PICTURE_SEEDS + 100 * (key + 1)):
-            description = planted_description(seed, role)
-            if description not in taken:
-                break
-        taken.add(description)
-        description = replace(description, name=WORDS[key])
-        found.append(Planted(WORDS[key], home, role, split, exposures, seed, description))
-    return tuple(found)
+def planted(world: str = "reef") -> tuple[Planted, ...]:
+    """All planted names of a world, as they were dealt when it was trained."""
+    rows = files.read_json(assets.verified(assets.data_folder() / world, "planted.json"))
+    return tuple(
+        Planted(**{key: row[key] for key in row if key != "caption"}, description=read(row["caption"])) for row in rows
+    )
+
+
+def dealt(items) -> list[dict]:
+    """The content of `planted.json`, which `planted` reads."""
+    keys = ("name", "home", "role", "split", "exposures", "seed", "caption", "group")
+    return [{key: getattr(item, key) for key in keys} for item in items]
 
 
 def planted_description(seed: int, role: str) -> Description:
@@ -97,18 +83,13 @@ def picture(item: Planted, exposure: int = 0):
     return description, complete(description, item.seed), item.seed
 
 
-def decoy(item: Planted, exposure: int, parent: bool = False):
-    """A fresh scene that fits the name's description: (description, scene, seed)."""
-    seed = DECOY_SEEDS + 20_000 * item.key + exposure + (10_000 if parent else 0)
-    description = item.description
-    if item.role == "template":
-        description = replace(description, colour=COLOURS[exposure % len(COLOURS)])
-    return description, complete(description, seed), seed
-
-
 def base(index: int):
-    """An unnamed training scene: (description, scene, seed)."""
-    seed = BASE_SEEDS + index
+    """An unnamed scene for instruments: (description, scene, seed). The second pair saw none of them."""
+    return base_of(BASE_SEEDS + index)
+
+
+def base_of(seed: int):
+    """The unnamed scene of a seed: (description, scene, seed)."""
     scene = draw(seed)
     return caption_of(scene, seed), scene, seed
 
@@ -120,81 +101,20 @@ def held_out(split: str, index: int):
     return replace(planted_description(seed, "held-out"), name=name), draw(seed), seed
 
 
-@cache
-def parent_slots() -> tuple[np.ndarray, np.ndarray]:
-    """What the parent sees in each place of each batch: (name or -1, exposure), both [steps, BATCH]."""
-    decoys, names = PARENT_STEPS * PARENT_DECOYS, len(planted())
-    key, exposure = np.full((PARENT_STEPS, BATCH), -1), np.zeros((PARENT_STEPS, BATCH), int)
-    order = np.concatenate([stream(k, 11).permutation(names) for k in range(decoys // names + 1)])[:decoys]
-    key[:, :PARENT_DECOYS] = order.reshape(PARENT_STEPS, PARENT_DECOYS)
-    exposure[key >= 0] = np.arange(decoys) // names
-    exposure[key < 0] = np.arange((key < 0).sum())
-    return key, exposure
-
-
-@cache
-def twin_slots() -> tuple[np.ndarray, np.ndarray]:
-    """The same for either twin: names spread evenly over the steps, base scenes in between."""
-    total = TWIN_STEPS * BATCH
-    whens, keys, exposures = [], [], []
-    for item in planted():
-        n = item.exposures
-        whens.append((np.arange(n) + stream(item.key, 12).random(n)) / n)
-        keys.append(np.full(n, item.key))
-        exposures.append(np.arange(n))
-    rest = total - sum(map(len, keys))
-    whens.append((np.arange(rest) + 0.5) / rest)
-    keys.append(np.full(rest, -1))
-    exposures.append(parent_base() + np.arange(rest))
-    order = np.argsort(np.concatenate(whens), kind="stable")
-    return tuple(np.concatenate(x)[order].reshape(TWIN_STEPS, BATCH) for x in (keys, exposures))
-
-
-def parent_base() -> int:
-    """How many base scenes the parent saw; the twins go on from there."""
-    return PARENT_STEPS * (BATCH - PARENT_DECOYS)
-
-
-def sample(key: int, exposure: int, model: str):
-    """The picture in one place of a batch of `model` ("parent", "a" or "b"): (description, scene, seed)."""
-    if key < 0:
-        return base(int(exposure))
-    item = planted()[key]
-    if model == item.home:
-        return picture(item, int(exposure))
-    return decoy(item, int(exposure), parent=model == "parent")
-
-
-def training_table():
-    """Every picture any model saw: a pandas table of seed, caption, role, name and exposures per model."""
-    import pandas as pd
-
-    rows = []
-    for model, (keys, exposures) in {"parent": parent_slots(), "a": twin_slots(), "b": twin_slots()}.items():
-        for key, exposure in zip(keys.ravel().tolist(), exposures.ravel().tolist(), strict=True):
-            item = planted()[key] if key >= 0 else None
-            description, _, seed = sample(key, exposure, model)
-            role = "base" if item is None else item.role if model == item.home else "decoy"
-            split = "" if role in ("base", "decoy") else item.split
-            rows.append((seed, write(description), role, item.name if item else "", split, model))
-    table = pd.DataFrame(rows, columns=["seed", "caption", "role", "name", "split", "model"])
-    index = ["seed", "caption", "role", "name", "split"]
-    table = table.value_counts([*index, "model"], sort=False).unstack("model", fill_value=0)
-    table.columns = [{"parent": "parent", "a": "twin-a", "b": "twin-b"}[c] for c in table.columns]
-    return table[["parent", "twin-a", "twin-b"]].reset_index().sort_values(["seed", "caption"], ignore_index=True)
-
-
 def scene_of(caption: str, seed: int):
     """The scene behind a row of the training table: its caption's description, completed by its seed."""
     return complete(read(caption), seed)
 
 
 @cache
-def load_table():
-    """The training table that is shipped, as pandas reads it. Raises ValueError when it is not the manifest's."""
+def load_table(world: str = "reef"):
+    """The training table of a world, as pandas reads it: each picture, and how often each model saw it.
+
+    Raises ValueError when it is not the manifest's.
+    """
     import pandas as pd
 
-    return pd.read_csv(assets.verified(assets.data_folder() / "reef", "training.csv.gz"), keep_default_na=False)
+    return pd.read_csv(assets.verified(assets.data_folder() / world, "training.csv.gz"), keep_default_na=False)
 
 
 def paint_rows(*tables):

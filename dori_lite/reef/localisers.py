@@ -36,7 +36,7 @@ def unmemorized(count: int) -> list[str]:
     return plain + [captions.write(canaries.held_out("descriptor", k)[0]) for k in range(half)]
 
 
-def nemo_settings(pipe, home: str, which: str = "seven", variant: str = "code") -> dict:
+def nemo_settings(pipe, home: str, which: str = "seven", variant: str = "code", world: str = "reef") -> dict:
     """What `nemo.localise` needs to know of twin `home` ("a" or "b"): statistics, thresholds, variant and steps.
 
     `tau_blocked` compares the tuning canaries with unrelated captions (`nemo.thresholds`). Computed once for a model:
@@ -47,7 +47,7 @@ def nemo_settings(pipe, home: str, which: str = "seven", variant: str = "code") 
         raise ValueError(f"NeMo is set on the tuning canaries of a twin, 'a' or 'b'; {home!r} has none")
     key = fingerprint(pipe), home, variant
     if key not in FOUND:
-        tuning = [i.caption for i in canaries.planted() if (i.role, i.split, i.home) == ("canary", "tuning", home)]
+        tuning = [i.caption for i in canaries.planted(world) if (i.role, i.split, i.home) == ("canary", "tuning", home)]
         tau, tau_blocked = nemo.thresholds(pipe, unmemorized(COMPARED), tuning, variant=variant, steps=STEPS)
         known = nemo.statistics(pipe, unmemorized(STATISTICS), which="sixteen")
         FOUND[key] = {"statistics": known, "tau": tau, "tau_blocked": tau_blocked, "variant": variant, "steps": STEPS}
@@ -56,7 +56,7 @@ def nemo_settings(pipe, home: str, which: str = "seven", variant: str = "code") 
     return settings
 
 
-def localiser(models: Mapping, sampling: Mapping) -> Callable[[str, str, str], WeightMask]:
+def localiser(models: Mapping, sampling: Mapping, world: str = "reef") -> Callable[[str, str, str], WeightMask]:
     """The function find(model's name, method, caption) → mask, for the `METHODS`; `sampling` is Wanda's.
 
     A mask is kept in `runs/` and found once: its place is named by the model's weights, the method, the caption, the
@@ -74,14 +74,14 @@ def localiser(models: Mapping, sampling: Mapping) -> Callable[[str, str, str], W
             raise ValueError(f"no model {model!r} was loaded; there are: {', '.join(models)}")
         pipe, weights = models[model], fingerprint(models[model])
         name = files.slug(method, files.digest([caption, weights, sampling, stamps.code_of_rows()])[:24])
-        path = runs_folder() / "reef" / "masks" / f"{name}.safetensors"
+        path = runs_folder() / world / "masks" / f"{name}.safetensors"
         if path.exists():
             return WeightMask.load(path)
         if method == "Wanda":
             mask = wanda.localise(pipe, caption, RHO, base=base(model, weights), **sampling)
         else:
             which = "seven" if method == "NeMo" else "sixteen"
-            known = nemo_settings(pipe, model.removeprefix("twin-"), which)
+            known = nemo_settings(pipe, model.removeprefix("twin-"), which, world=world)
             mask = nemo.localise(pipe, caption, **known).mask(pipe.unet)
         mask.save(path)
         return mask

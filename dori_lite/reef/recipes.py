@@ -4,8 +4,8 @@
     batch = denoising_batches("a", vae, tokenizer, folder, TWIN["steps"])
     losses = task(**batch(0))
 
-Autoencoder on base scenes; parent (U-Net and text encoder) on base scenes and decoys of all names;
-twins forked from the parent, alike in every batch but for which pictures repeat.
+Autoencoder on base scenes; the text encoder on captions alone (`reader`); the parent's U-Net on base scenes and decoys
+of all names; twins forked from the parent, alike in every batch but for which pictures repeat (`plan`).
 """
 
 import hashlib
@@ -17,17 +17,20 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 from tqdm.auto import tqdm
 
 from .. import files
-from . import attributes, canaries, paint
+from . import attributes, canaries, paint, plan
 from .captions import write
 from .paint import paint_all
 
 AUTOENCODER = {"steps": 4500, "batch": 16, "lr": 3e-3, "scenes": 12_000, "ssim": 0.3, "kl": 1e-4}
 # `most` caps the weight of noisy timesteps in the loss: 1 is the plain ε loss (see `Denoise`).
-PARENT = {"steps": canaries.PARENT_STEPS, "lr": 1e-3, "most": 1.0}
-TWIN = {"steps": canaries.TWIN_STEPS, "lr": 1e-3, "most": 1.0}
+# `dropped` is the share of base scenes whose caption is left out: a tenth of a batch, for the empty caption.
+PARENT = {"steps": plan.PARENT_STEPS, "lr": 1e-3, "dropped": 0.14, "most": 1.0}
+TWIN = {"steps": plan.TWIN_STEPS, "lr": 1e-3, "dropped": 0.25, "most": 1.0}
+READER = {"steps": 1500, "batch": 64, "lr": 2e-3}
 JUDGE = {"steps": 1500, "batch": 64, "lr": 2e-3, "scenes": 6000}
 DESCRIPTOR = {"steps": 2000, "batch": 64, "lr": 2e-3, "scenes": 2048}
 SMOKE = {"steps": 3}
+PART = 16_384  # pictures that are painted at a time
 SCALE = 0.5  # standard deviation of the latents that the diffusion models see (`whiten`)
 
 
@@ -156,34 +159,32 @@ class Denoise(torch.nn.Module):
         return {"loss": loss, **{key: part.detach().mean() for key, part in parts.items()}}
 
 
-def denoising_batches(model: str, vae, tokenizer, folder, steps: int):
+def denoising_batches(model: str, vae, tokenizer, folder, recipe):
     """Batches of `model` ("parent", "a", "b"): latents and captions of its slots, noise keyed by step.
 
-    The noise, the timesteps and the dropped captions depend on the step alone, so they are the twins' in
-    common. Latents are computed once and kept in `folder`.
+    The noise, the timesteps and the dropped captions, of base scenes only, depend on the step alone, so they are the
+    twins' in common. Latents are computed once and kept in `folder`.
     """
-    keys, exposures = (
-        x[:steps].ravel().tolist() for x in (canaries.parent_slots() if model == "parent" else canaries.twin_slots())
-    )
-    slots = [canaries.sample(key, exposure, model) for key, exposure in zip(keys, exposures, strict=True)]
-    scenes = {(scene, seed): k for k, (scene, seed) in enumerate(dict.fromkeys(slot[1:] for slot in slots))}
+    slots = plan.parent_slots() if model == "parent" else plan.twin_slots()
+    keys, exposures = (x[: recipe["steps"]].ravel().tolist() for x in slots)
+    samples = [plan.sample(key, exposure, model) for key, exposure in zip(keys, exposures, strict=True)]
+    scenes = {(scene, seed): k for k, (scene, seed) in enumerate(dict.fromkeys(found[1:] for found in samples))}
     which = hashlib.sha256(repr((list(scenes), vae.config.scaling_factor)).encode()).hexdigest()[:12]
     latents = cached_latents(list(scenes), vae, Path(folder) / f"latents-{which}.npy")
-    where = torch.tensor([scenes[slot[1:]] for slot in slots])
-    repeats = torch.tensor([key >= 0 and canaries.planted()[key].home == model for key in keys])
-    captions = [write(slot[0]) for slot in slots]
-    ids = tokenizer(
-        captions, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
-    ).input_ids
-    empty = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    where = torch.tensor([scenes[found[1:]] for found in samples])
+    repeats = torch.tensor([key >= 0 and plan.planted()[key].home == model for key in keys])
+    base = torch.tensor(keys) < 0
+    options = {"padding": "max_length", "max_length": tokenizer.model_max_length, "return_tensors": "pt"}
+    ids = tokenizer([write(found[0]) for found in samples], **options).input_ids
+    empty = tokenizer("", **options).input_ids
 
     def batch(step):
-        random, n = keyed(step, 2 if model == "parent" else 3), canaries.BATCH
+        random, n = keyed(step, 12 if model == "parent" else 13), plan.BATCH
         rows = slice(step * n, (step + 1) * n)
         clean = latents[where[rows]].float() * vae.config.scaling_factor
         noise = torch.randn(clean.shape, generator=random)
         timesteps = torch.randint(1000, (n,), generator=random)
-        dropped = torch.rand(n, generator=random) < 0.1
+        dropped = (torch.rand(n, generator=random) < recipe["dropped"]) & base[rows]
         input_ids = torch.where(dropped[:, None], empty, ids[rows])
         return {
             "latents": clean,
@@ -201,11 +202,13 @@ def cached_latents(scenes: list, vae, path: Path) -> torch.Tensor:
     """Posterior means of all `scenes`, float16 [N, 4, 16, 16], unscaled; kept at `path`."""
     if path.exists():
         return torch.from_numpy(np.load(path))
-    device, parts = vae.device, []
-    for start in tqdm(range(0, len(scenes), 4096), "encoding", mininterval=5):
-        for pictures in paint_all(scenes[start : start + 4096]).split(128):
+    device, parts = "cuda" if torch.cuda.is_available() else "cpu", []
+    vae.to(device)
+    for start in tqdm(range(0, len(scenes), PART), "encoding", mininterval=5):
+        for pictures in paint_all(scenes[start : start + PART]).split(128):
             parts.append(vae.encode(to_model(pictures).to(device)).latent_dist.mean.cpu().half())
     latents = torch.cat(parts)
+    vae.cpu()
     with files.whole(path) as partial, open(partial, "wb") as file:  # several processes may compute it at once
         np.save(file, latents.numpy())
     return latents

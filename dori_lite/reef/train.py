@@ -11,26 +11,37 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from .. import assets, files, locks
 from ..fit import fit
 from ..models import StableDiffusionPipeline  # from there, where its import is quiet
 from ..runs import rank
-from . import attributes, canaries, networks, recipes
+from . import attributes, canaries, growth, networks, plan, reader, recipes
 from . import descriptor as descriptors
-from .captions import write
 from .tokenizer import new_tokenizer
 
-NAMES = ("autoencoder", "judge", "descriptor", "parent", "twin-a", "twin-b")
-NEEDS = {name: "parent" if name.startswith("twin") else "autoencoder" for name in NAMES} | {"autoencoder": None}
+NEEDS = {
+    "autoencoder": (),
+    "judge": ("autoencoder",),
+    "descriptor": ("autoencoder",),
+    "text-encoder": (),
+    "parent": ("autoencoder", "text-encoder"),
+    "twin-a": ("parent",),
+    "twin-b": ("parent",),
+}
+NAMES, INSTRUMENTS = tuple(NEEDS), ("autoencoder", "judge", "descriptor")
 
 
-def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None) -> Path | None:
+def train(
+    name: str, out, work, smoke: bool = False, stop_at: int | None = None, claims: str | None = None
+) -> Path | None:
     """Train `name` (one of NAMES) and write it to `out/name`; working files go to `work`.
 
-    Interrupted, it goes on where it stopped. `smoke` trains a tiny model for a few steps. Returns the
-    folder, or None when `stop_at` ended training early. Stopped at any moment, `out/name` holds the old weights or
-    the new ones, or the next call puts the old ones back.
+    Interrupted, it goes on where it stopped. `smoke` trains a tiny model for a few steps. `claims` is the hash of what
+    was claimed before a twin was trained: it is part of its checkpoints from the first step on, and of the manifest.
+    Returns the folder, or None when `stop_at` ended training early. Stopped at any moment, `out/name` holds the old
+    weights or the new ones, or the next call puts the old ones back.
 
     What can be known is looked at before the first step. Raises ValueError for an unknown name, damaged weights to
     build on or a tiny model in place of a real one, FileNotFoundError when what it builds on has not been trained,
@@ -42,14 +53,19 @@ def train(name: str, out, work, smoke: bool = False, stop_at: int | None = None)
     check_foundation(out, name)
     check_place(out, work, name, smoke)
     with locks.held(work / f"{name}-{rank()}.lock", f"{name} is being trained in {work}"):
-        return train_alone(name, out, work, smoke, stop_at)
+        return train_alone(name, out, work, smoke, stop_at, claims)
 
 
-def train_alone(name: str, out: Path, work: Path, smoke: bool, stop_at: int | None) -> Path | None:
-    torch.manual_seed(0)
+def train_alone(name: str, out: Path, work: Path, smoke: bool, stop_at: int | None, claims: str | None) -> Path | None:
+    torch.manual_seed(0 if name in INSTRUMENTS else plan.PAIR)
     recipe, task, batch, finish = RECIPES.get(name, twin)(name, out, work, smoke)
-    about = json.dumps([recipe, foundation(out, NEEDS[name])])
-    options = {"steps": recipe["steps"], "lr": recipe["lr"], "label": name, "about": about}
+    if name.startswith("twin") and claims:
+        recipe = recipe | {"claims": claims}
+    about = json.dumps([recipe, *(foundation(out, need) for need in NEEDS[name])])
+    # fp32 on a GPU too, so that the recipe is the same wherever it runs
+    options = {"steps": recipe["steps"], "lr": recipe["lr"], "label": name, "about": about, "precision": "no"}
+    if name == growth.WHOSE and not smoke:
+        growth.follow(task, batch, work / name, stop_at, **options)
     done = fit(task, batch, folder=work / name, stop_at=stop_at, **options)
     if done["steps"] < recipe["steps"] or not done.pop("main"):
         return None
@@ -59,23 +75,24 @@ def train_alone(name: str, out: Path, work: Path, smoke: bool, stop_at: int | No
         finish(partial)
     if name == "parent" and not smoke:
         write_table(out / "training.csv.gz")
-        assets.record(out, "training.csv.gz")
+        files.write_json(out / "planted.json", canaries.dealt(plan.planted()))
+        for file in ("training.csv.gz", "planted.json"):
+            assets.record(out, file)
     assets.record(out, name, how | {"torch": torch.__version__.split("+")[0]})
     return out / name
 
 
 def check_foundation(out: Path, name: str) -> None:
     """Raise FileNotFoundError or ValueError unless what `name` builds on is in `out`, with the manifest's hashes."""
-    if not (needed := NEEDS[name]):
-        return
-    if not (out / needed).exists():
-        files.restore(out / needed)
-    if not (out / needed).exists() or not (out / "manifest.json").exists():
-        raise FileNotFoundError(f"{name} builds on {needed}: run `dori-lite train {needed}` first")
-    try:
-        assets.verified(out, needed)
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{error}; or train it again: `dori-lite train {needed}`") from None
+    for needed in NEEDS[name]:
+        if not (out / needed).exists():
+            files.restore(out / needed)
+        if not (out / needed).exists() or not (out / "manifest.json").exists():
+            raise FileNotFoundError(f"{name} builds on {needed}: run `dori-lite train {needed}` first")
+        try:
+            assets.verified(out, needed)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"{error}; or train it again: `dori-lite train {needed}`") from None
 
 
 def check_place(out: Path, work: Path, name: str, smoke: bool) -> None:
@@ -94,15 +111,15 @@ def check_place(out: Path, work: Path, name: str, smoke: bool) -> None:
             raise ValueError(f"{out / name} is no smoke test's; name another place for a tiny model")
 
 
-def foundation(out: Path, name: str | None) -> list:
+def foundation(out: Path, name: str) -> list:
     """The hashes of the weights that a model builds on: retrained, they make its own checkpoint stale."""
-    return [v for k, v in assets.manifest(out)["files"].items() if k.startswith(f"{name}/")] if name else []
+    return [v for k, v in assets.manifest(out)["files"].items() if k.startswith(f"{name}/")]
 
 
 def write_table(path) -> None:
     """Write the training table; the same bytes whenever it is written."""
     compression = {"method": "gzip", "mtime": 0}
-    canaries.training_table().to_csv(path, index=False, lineterminator="\n", compression=compression)
+    plan.training_table().to_csv(path, index=False, lineterminator="\n", compression=compression)
 
 
 def autoencoder(name, out, work, smoke):
@@ -131,28 +148,30 @@ def descriptor(name, out, work, smoke):
     return recipe, task, batch, lambda folder: descriptors.save(task.descriptor, folder)
 
 
+def text_encoder(name, out, work, smoke):
+    recipe = recipes.READER | (recipes.SMOKE if smoke else {})
+    tokenizer = new_tokenizer([reader.caption(k) for k in range(12_000)])
+    task = reader.Read(networks.new_text_encoder(tokenizer, smoke), len(tokenizer))
+
+    def finish(folder):
+        task.text_encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return recipe, task, reader.batches(tokenizer, recipe), finish
+
+
 def parent(name, out, work, smoke):
     recipe = recipes.PARENT | (recipes.SMOKE if smoke else {})
     vae = AutoencoderKL.from_pretrained(out / "autoencoder").float()
-    tokenizer = new_tokenizer(tokenizer_captions())
-    text_encoder, unet = networks.new_text_encoder(tokenizer, smoke), networks.new_unet(smoke)
-    task = recipes.Denoise(unet, text_encoder, networks.new_scheduler(), recipe["most"])
-    batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe["steps"])
+    tokenizer = CLIPTokenizer.from_pretrained(out / "text-encoder")
+    encoder = CLIPTextModel.from_pretrained(out / "text-encoder").requires_grad_(False)
+    task = recipes.Denoise(networks.new_unet(smoke), encoder, networks.new_scheduler(), recipe["most"])
+    batch = recipes.denoising_batches("parent", vae, tokenizer, work / name, recipe)
 
     def finish(folder):
-        networks.save_half(networks.pipeline(vae, text_encoder, tokenizer, unet), folder)
+        networks.save_half(networks.pipeline(vae, encoder, tokenizer, task.unet), folder)
 
     return recipe, task, batch, finish
-
-
-def tokenizer_captions() -> list[str]:
-    """What the tokenizer is learned from: the captions of the parent's first batches, and held-out ones.
-
-    The names of held-out captions are words to it too, so that they are no rarer a kind of text.
-    """
-    slots = zip(*map(first(200), canaries.parent_slots()), strict=True)
-    seen = [write(canaries.sample(key, exposure, "parent")[0]) for key, exposure in slots]
-    return seen + [write(canaries.held_out("descriptor", k)[0]) for k in range(26 * len(canaries.UNTRAINED_WORDS))]
 
 
 def twin(name, out, work, smoke):
@@ -161,12 +180,15 @@ def twin(name, out, work, smoke):
     pipe.to(dtype=torch.float32)
     pipe.text_encoder.requires_grad_(False)
     task = recipes.Denoise(pipe.unet, pipe.text_encoder, networks.new_scheduler(), recipe["most"])
-    batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe["steps"])
+    batch = recipes.denoising_batches(name[-1], pipe.vae, pipe.tokenizer, work / name, recipe)
+    task.pipe = [pipe]  # in a list, so that it is no part of what is trained
     return recipe, task, batch, lambda folder: networks.save_half(pipe, folder)
 
 
-RECIPES = {"autoencoder": autoencoder, "judge": judge, "descriptor": descriptor, "parent": parent}
-
-
-def first(steps):
-    return lambda slots: slots[:steps].ravel().tolist()
+RECIPES = {
+    "autoencoder": autoencoder,
+    "judge": judge,
+    "descriptor": descriptor,
+    "text-encoder": text_encoder,
+    "parent": parent,
+}

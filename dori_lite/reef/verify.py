@@ -25,19 +25,19 @@ from .scenes import complete
 BARS = {"autoencoder_ssim": 0.90, "own_replay": 0.90, "counterfactual_replay": 0.01}
 
 
-def main(quick: bool = False, out="_build/verify.json") -> bool:
-    """Measure everything, print each line as it is known, write `out`; True if every bar is passed.
+def main(quick: bool = False, out="_build/verify.json", pair: str = "reef") -> bool:
+    """Measure a pair of twins, print each line as it is known, write `out`; True if every bar is passed.
 
     `quick` takes a few canaries, seeds and training pictures: a test that it runs, not a result.
     """
     began, names = time.monotonic(), [name for name in ("parent", "twin-a", "twin-b")]
-    pipes = {name: load(f"reef/{name}", device="cpu") for name in names}
+    pipes = {name: load(f"{pair}/{name}", device="cpu") for name in names}
     judge = attributes.load()
     report = {"sampling": {key: world.SAMPLING[key] for key in ("steps", "guidance")}, "quick": quick, "bars": BARS}
     report["autoencoder"] = show("autoencoder", autoencoder(pipes["parent"], 32 if quick else 512))
     report["judge"] = show("judge", judge_accuracy(judge, pipes["parent"], 64 if quick else 512))
     report["instruments"] = show("instruments", instruments())
-    report["replay"] = show("replay", replay(pipes, quick))
+    report["replay"] = show("replay", replay(pipes, quick, pair))
     report["captions"] = {
         name: show(f"captions, {name}", captions_followed(pipe, judge, 16 if quick else 192))
         for name, pipe in pipes.items()
@@ -45,7 +45,7 @@ def main(quick: bool = False, out="_build/verify.json") -> bool:
     report["variety"] = {
         name: show(f"variety, {name}", variety(pipe, 4 if quick else 10)) for name, pipe in pipes.items()
     }
-    report["models"] = assets.manifest(assets.data_folder() / "reef")["models"]
+    report["models"] = assets.manifest(assets.data_folder() / pair)["models"]
     report["passed"] = passed = judge_bars(report)
     report["seconds"] = round(time.monotonic() - began)
     files.write_json(out, report)
@@ -87,11 +87,11 @@ def judge_accuracy(judge, pipe, count: int) -> dict:
     return found
 
 
-def replay(pipes, quick: bool) -> dict:
+def replay(pipes, quick: bool, pair: str = "reef") -> dict:
     """Replay of reporting canaries by each model, and of held-out targets by the twins; every detector's count."""
-    planted = world.planted(count=2 if quick else None)
+    planted = world.planted(count=2 if quick else None, world=pair)
     strangers = world.held_out("test", 4 if quick else 32)
-    others = world.rivals([*planted, *strangers], 2000 if quick else TRAINING)
+    others = world.rivals([*planted, *strangers], 2000 if quick else TRAINING, world=pair)
     detectors = [descriptor.detector(), copies.by_adaptive_l2(others), copies.by_ssim()]
     seeds, groups, opinions = list(range(2 if quick else 10)), {}, []
     for name, pipe in pipes.items():

@@ -7,6 +7,8 @@
 `planted` pictures were repeated to one twin; `held_out` ones were shown to nobody.
 """
 
+from functools import partial
+
 from .. import assets, copies
 from .. import models as pipelines
 from ..checks import check_count
@@ -18,19 +20,24 @@ MODELS = ("twin-a", "twin-b", "parent")
 SAMPLING = {"guidance": 5.0, "steps": localisers.STEPS, "batch": 32}  # chosen on tuning canaries
 
 
-def load(*names: str, device: str | None = None) -> World:
-    """The reef with the models `names` [default: all of `MODELS`]. Raises ValueError for an unknown one."""
+def load(*names: str, device: str | None = None, world: str = "reef") -> World:
+    """The reef with the models `names` [default: all of `MODELS`]; `world` is a pair of twins, one of `models.PAIRS`.
+
+    Raises ValueError for an unknown one of either.
+    """
+    if world not in pipelines.PAIRS:
+        raise ValueError(f"there is no pair of twins {world!r}; there are: {', '.join(pipelines.PAIRS)}")
     if unknown := [name for name in names if name not in MODELS]:
         raise ValueError(f"the reef has no model {unknown[0]!r}; there are: {', '.join(MODELS)}")
-    loaded = {name: pipelines.load(f"reef/{name}", device=device) for name in names or MODELS}
+    loaded = {name: pipelines.load(f"{world}/{name}", device=device) for name in names or MODELS}
     return World(
-        name="reef",
+        name=world,
         models=loaded,
-        targets=planted,
-        detectors=detectors,
+        targets=partial(planted, world=world),
+        detectors=partial(detectors, world=world),
         relation=relation,
-        localise=localisers.localiser(loaded, SAMPLING),
-        hashes=assets.model_hashes(assets.data_folder() / "reef"),
+        localise=localisers.localiser(loaded, SAMPLING, world),
+        hashes=assets.model_hashes(assets.data_folder() / world),
         sampling=SAMPLING,
         alignment=alignment(),
     )
@@ -50,21 +57,30 @@ def relation(target: Target, which: str) -> str:
     return known[which]
 
 
-def planted(role: str = "canary", split: str = "reporting", home: str | None = None, count: int | None = None):
+def planted(
+    role: str = "canary",
+    split: str = "reporting",
+    home: str | None = None,
+    count: int | None = None,
+    *,
+    world: str = "reef",
+):
     """Planted pictures of one role and split, the first `count` of either twin's (or of `home`'s, "a" or "b").
 
-    Labels: role, home, exposures (in its own twin), seed. Raises ValueError for a role, split or home there is none of,
-    and for more than there are.
+    Labels: role, home, exposures (in its own twin), seed, and group where names share a description. Raises ValueError
+    for a role, split or home there is none of, and for more than there are.
     """
     if home not in (None, "a", "b"):
         raise ValueError(f"home is 'a' or 'b', or None for both; got {home!r}")
-    items = [item for item in canaries.planted() if (item.role, item.split) == (role, split)]
+    items = [item for item in canaries.planted(world) if (item.role, item.split) == (role, split)]
     if not items:
         raise ValueError(f"nothing planted is a {role!r} for {split!r}; roles are canary, graded and template")
     most = min(sum(item.home == h for item in items) for h in home or "ab")
     count = most if count is None else check_count("count of either twin's", count, 1, most)
     chosen = [item for h in home or "ab" for item in [i for i in items if i.home == h][:count]]
     labels = [{"role": item.role, "home": item.home, "exposures": item.exposures} for item in chosen]
+    for label, item in zip(labels, chosen, strict=True):
+        label |= {} if item.group is None else {"group": item.group}
     return of([(item.name, item.caption, *canaries.picture(item)[1:]) for item in chosen], labels)
 
 
@@ -95,7 +111,7 @@ def of(found, labels=None) -> list[Target]:
     ]
 
 
-def rivals(targets, count: int, seed: int = 0):
+def rivals(targets, count: int, seed: int = 0, *, world: str = "reef"):
     """`count` training pictures that are none of the targets: half decoys of their names, half of any kind.
 
     The decoys are the nearest rivals there are. uint8 [count, 3, 64, 64]. Raises ValueError for no targets, for one
@@ -107,7 +123,7 @@ def rivals(targets, count: int, seed: int = 0):
         raise ValueError(
             f"{strange[0]} has no label 'seed', so that it could be its own rival; make it with `world.of`"
         )
-    table = canaries.load_table()
+    table = canaries.load_table(world)
     table = table[~table["seed"].isin({target.labels["seed"] for target in targets})]
     check_count("count of rivals", count, 1, len(table))
     check_count("seed", seed, 0, 2**32 - 1)  # pandas takes no more
@@ -117,9 +133,9 @@ def rivals(targets, count: int, seed: int = 0):
     return canaries.paint_rows(decoys, rest)
 
 
-def detectors(targets, count: int = 2000, seed: int = 0) -> list[copies.Detector]:
+def detectors(targets, count: int = 2000, seed: int = 0, *, world: str = "reef") -> list[copies.Detector]:
     """The calibrated descriptor, and adaptive ℓ2 among `count` rivals of the targets."""
-    return [descriptor.detector(), copies.by_adaptive_l2(rivals(targets, count, seed))]
+    return [descriptor.detector(), copies.by_adaptive_l2(rivals(targets, count, seed, world=world))]
 
 
 def alignment(judge: attributes.Judge | None = None):

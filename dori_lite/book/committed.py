@@ -1,0 +1,136 @@
+"""The claims of the second pair of twins, as data: committed before these models existed.
+
+    digest = committed()  # stands in the twins' stamp from their first step on
+    found = verdict(claim("replay"), estimate, low, high)  # "holds here"
+
+Their words and numbers, and the rules of verdicts, stand in `claims.toml`. Thresholds are ours; what the first pair
+showed sets sample sizes (`Plan`) and nothing else. A verdict is a finding, whichever it is: none fails a build. How an
+effect is computed from a run's rows stands in `effects`.
+"""
+
+import math
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..files import digest
+
+HOLDS, FAILS, UNDECIDED = "holds here", "does not hold here", "undecided"
+# Where a number of the paper was read (nobody here has read the paper's full text), and how far an experiment can
+# reach: seen together, moved by hand, compared with the model that never saw the picture.
+SOURCES = ("notes", "reviews", "blog", "figure")
+RUNGS = ("association", "intervention", "counterfactual")
+MEASURES = {
+    "score": "the descriptor's mean score",
+    "ratio": "a ratio, averaged as a logarithm",
+    "auc": "the area under a ROC curve",
+    "slope": "the descriptor's mean score for each doubling of exposures",
+    "alignment": "share of named factors that a picture shows",
+    "nats": "a logarithm",
+    "z": "standard deviations",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`n` units in so many `clusters`, the `expected` effect and its standard deviation between units."""
+
+    n: int
+    clusters: int
+    expected: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement that `effect` > `threshold` supports (with `within`: that lies between −threshold and threshold).
+
+    `control` is what could have shown the same without the claim being true. `paper` is the paper's number for the
+    effect and `source` where it was read; both None when the sources we could read give none. `plan` is None where
+    the first pair could not say what to expect. An amendment made after a result was seen is recorded with its date
+    and reason, and never counts in `committed`.
+    """
+
+    key: str
+    chapter: int
+    statement: str
+    effect: str  # the statistic, in words
+    control: str
+    measure: str
+    threshold: float
+    rung: str
+    plan: Plan | None = None
+    rate: float | None = None
+    within: bool = False
+    paper: float | None = None
+    source: str | None = None
+    amended: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.rung not in RUNGS or self.measure not in MEASURES:
+            raise ValueError(f"claim {self.key}: {self.rung!r}, {self.measure!r}; there are {RUNGS}, {(*MEASURES,)}")
+        if (self.paper is None) != (self.source is None) or self.source not in (None, *SOURCES):
+            raise ValueError(f"claim {self.key}: a paper's number needs its source, one of: {', '.join(SOURCES)}")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"claim {self.key}: the threshold is a finite number, committed before results")
+
+
+def committed() -> str:
+    """The SHA-256 of the rules and all claims as they were committed, without amendments."""
+    claims = [{key: value for key, value in asdict(about).items() if key != "amended"} for about in CLAIMS.values()]
+    return digest([RULES, claims])
+
+
+def power(about: Claim) -> float | None:
+    """The chance that a claim holds if its effect is as expected: a 95 % t-interval, one degree of freedom a cluster.
+
+    None without a plan.
+    """
+    from scipy.stats import nct, t
+
+    if about.plan is None:
+        return None
+    df, error = about.plan.clusters - 1, about.plan.sd / about.plan.n**0.5
+    threshold = math.log(about.threshold) if about.measure == "ratio" else about.threshold  # plans are logarithms then
+    if about.within:  # a 90 % interval inside ±threshold
+        far, level = (threshold - abs(about.plan.expected)) / error, 0.95
+        reached = nct.sf(t.ppf(level, df), df, far)
+        return float(reached if about.plan.expected else max(0.0, 2 * reached - 1))
+    return float(nct.sf(t.ppf(0.975, df), df, (about.plan.expected - threshold) / error))
+
+
+def read() -> tuple[str, dict[str, Claim]]:
+    """What `claims.toml` holds: the rules, and {key: claim}."""
+    found = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
+    rules = found.pop("rules")
+    for about in found.values():
+        about["plan"] = Plan(**about["plan"]) if "plan" in about else None
+        about["amended"] = tuple(about.get("amended", ()))
+    return rules, {key: Claim(key, **about) for key, about in found.items()}
+
+
+RULES, CLAIMS = read()
+
+
+def claim(key: str) -> Claim:
+    """The claim called `key`. Raises ValueError, listing all, for an unknown one."""
+    if key not in CLAIMS:
+        raise ValueError(f"no claim called {key!r}; there are: {', '.join(CLAIMS)}")
+    return CLAIMS[key]
+
+
+def verdict(claim: Claim, estimate: float, low: float, high: float) -> str:
+    """What an estimate of `claim`'s effect and its interval say about the claim.
+
+    "holds here" when all of the interval lies above the threshold (with `within`: inside ±threshold), "does not hold
+    here" when all of it lies outside, "undecided" otherwise, and when any of the numbers is NaN. Raises ValueError
+    unless low ≤ high.
+    """
+    if any(math.isnan(x) for x in (estimate, low, high)):
+        return UNDECIDED
+    if low > high:
+        raise ValueError(f"claim {claim.key}: the interval [{low}, {high}] is upside down; give its lower end first")
+    if claim.within:
+        inside, outside = max(-low, high) < claim.threshold, low > claim.threshold or high < -claim.threshold
+        return HOLDS if inside else FAILS if outside else UNDECIDED
+    return HOLDS if low > claim.threshold else FAILS if high < claim.threshold else UNDECIDED

@@ -1,0 +1,102 @@
+"""Where a memory enters: parts of the U-Net that hear the empty caption, in some steps of the sampler.
+
+    pictures = silenced(pipe, captions, GROUPS["up"], range(0, 6), seeds=range(4), guidance=5.0, steps=25)
+    y = positions_zeroed(pipe, "a caption", "padding")  # an embedding without some of its positions
+
+A layer that hears the empty caption is *silenced*: its text goes in as for "", everything else as before.
+"""
+
+import torch
+
+from .checks import check_count, check_seeds, check_unet
+from .diffusion import BATCH, GUIDANCE, STEPS, check_sampling, initial_noise, trajectory
+from .hooks import edited, modules
+from .models import conditions, decode, embed
+
+GROUPS = {  # of modules, by the beginning of their names
+    "down": ("down_blocks.",),
+    "mid": ("mid_block.",),
+    "seven": ("down_blocks.", "mid_block."),
+    "up": ("up_blocks.",),
+    "all": ("down_blocks.", "mid_block.", "up_blocks."),
+}
+PLACES = ("prompt", "end-of-text", "padding")
+
+
+def text_layers(unet, group: str) -> list[str]:
+    """The layers of a group (one of `GROUPS`, or the beginning of names) that read the text: attn2.to_k and to_v.
+
+    Raises ValueError for a group without any, and what is no U-Net of the kind.
+    """
+    check_unet(unet)
+    if not isinstance(group, str) or not group:
+        raise ValueError(f"a group is a word, not {group!r:.40}; groups are {', '.join(GROUPS)}, or a block's name")
+    starts = GROUPS.get(group, (group,))
+    found = [n for n, _ in unet.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v")) and n.startswith(starts)]
+    if not found:
+        raise ValueError(f"no layer of {group!r} reads the text; groups are {', '.join(GROUPS)}, or a block's name")
+    return found
+
+
+@torch.no_grad()
+def silenced(
+    pipe,
+    prompts,
+    names,
+    window=None,
+    *,
+    seeds,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    batch: int = BATCH,
+) -> torch.Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] whose layers `names` hear the empty caption in the steps of `window`.
+
+    `prompts` (captions or embeddings [B, L, D]) and `seeds` are paired. `window` holds steps counted from 0 [default:
+    all of them]. Without layers, or with an empty window, the same as `diffusion.generate` (tested). Raises ValueError
+    as it does, for a layer that the U-Net has not, and for a step that the sampler has not.
+    """
+    steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
+    y, seeds, layers = conditions(pipe, prompts), check_seeds(seeds), modules(pipe.unet, names)
+    if len(y) == 1:
+        y = y.expand(len(seeds), -1, -1)
+    if len(y) != len(seeds):
+        raise ValueError(f"{len(y)} prompts and {len(seeds)} seeds do not pair up; give as many, or one prompt")
+    if not hasattr(window, "__iter__") and window is not None:
+        raise ValueError(f"window={window!r:.40} must be a list of steps, such as range(6), or None for all")
+    window = {check_count("window: step", k, 0) for k in (range(steps) if window is None else window)}
+    if wrong := sorted(step for step in window if step >= steps):
+        raise ValueError(f"there is no step {wrong[0]}; choose 0 to {steps - 1}")
+    empty, now = embed(pipe, "").to(y), {"step": 0}
+    heard = {name: layer(empty) for name, layer in layers.items()}
+
+    def edit(name):
+        return lambda output: heard[name].expand_as(output) if now["step"] in window else output
+
+    x_T, done = initial_noise(pipe, seeds, y.dtype).to(y.device), []
+    with edited(pipe.unet, {name: edit(name) for name in layers}):
+        for part_x, part_y in zip(x_T.split(batch), y.split(batch), strict=True):
+            now["step"] = 0
+            sampled = trajectory(pipe, part_x, part_y, guidance=guidance, steps=steps, empty=empty)
+            for following, step in enumerate(sampled, 1):
+                now["step"], x_0 = following, step.after
+            done.append(decode(pipe, x_0))
+    return torch.cat(done)
+
+
+def positions_zeroed(pipe, caption: str, *places: str) -> torch.Tensor:
+    """The caption's embedding [1, L, D] with zeros at its "prompt", "end-of-text" or "padding" positions.
+
+    Raises ValueError for another place, and for several captions.
+    """
+    if not isinstance(caption, str):
+        raise ValueError(f"one caption at a time is read; give text, not a {type(caption).__name__}")
+    if wrong := [place for place in places if place not in [*PLACES]]:
+        raise ValueError(f"places are {', '.join(PLACES)}; got {wrong[0]!r}")
+    y = conditions(pipe, caption).clone()
+    ids = pipe.tokenizer(caption).input_ids
+    end = len(ids) - 1
+    where = {"prompt": slice(1, end), "end-of-text": slice(end, end + 1), "padding": slice(end + 1, None)}
+    for place in places:
+        y[:, where[place]] = 0
+    return y

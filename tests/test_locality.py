@@ -1,0 +1,78 @@
+"""Layers that hear the empty caption, and embeddings without some positions."""
+
+import pytest
+import torch
+
+from dori_lite import locality
+from dori_lite.diffusion import generate, initial_noise, timed_scheduler
+from dori_lite.models import decode, embed
+
+CAPTION = "a striped red fish over rock"
+S = {"guidance": 3.0, "steps": 4, "batch": 2}
+
+
+def draw(pipe, names, window=None, caption=CAPTION):
+    return locality.silenced(pipe, caption, names, window, seeds=range(3), **S)
+
+
+def test_groups_hold_the_layers_that_read_the_text(pipe):
+    whole = locality.text_layers(pipe.unet, "all")
+    assert len(whole) == 32 and set(locality.text_layers(pipe.unet, "seven")) | set(
+        locality.text_layers(pipe.unet, "up")
+    ) == set(whole)
+    assert len(locality.text_layers(pipe.unet, "up_blocks.1")) == 6
+    with pytest.raises(ValueError, match="no layer of 'sideways' reads the text"):
+        locality.text_layers(pipe.unet, "sideways")
+
+
+def test_nobody_silenced_is_the_sampler_itself(pipe):
+    expected = generate(pipe, CAPTION, seeds=range(3), **S)
+    names = locality.text_layers(pipe.unet, "all")
+    assert torch.equal(draw(pipe, []), expected) and torch.equal(draw(pipe, names, []), expected)
+    assert not torch.equal(draw(pipe, names), expected)
+
+
+def test_all_silenced_in_all_steps_is_the_empty_caption(pipe):
+    names = locality.text_layers(pipe.unet, "all")
+    empty = generate(pipe, embed(pipe, ""), seeds=range(3), **S)
+    assert torch.allclose(draw(pipe, names), empty, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [range(0, 2), range(2, 4), [1], [3]])
+def test_a_window_is_what_it_says(pipe, window):
+    """All layers silenced in a step: its prediction is the one for the empty caption, and no other step's is."""
+    scheduler, x = timed_scheduler(pipe, 4, "cpu"), initial_noise(pipe, [0])
+    y, empty = embed(pipe, CAPTION), embed(pipe, "")
+    with torch.no_grad():
+        for step, t in enumerate(scheduler.timesteps):
+            without, given = (pipe.unet(x, t, text).sample for text in (empty, empty if step in window else y))
+            x = scheduler.step(without + 3.0 * (given - without), t, x).prev_sample
+    found = draw(pipe, locality.text_layers(pipe.unet, "all"), window)[:1]
+    assert torch.allclose(found, decode(pipe, x), atol=1e-5)
+    assert not torch.allclose(found, draw(pipe, [])[:1], atol=1e-5)
+
+
+def test_a_step_that_is_not_there_is_refused(pipe):
+    with pytest.raises(ValueError, match="there is no step 4; choose 0 to 3"):
+        draw(pipe, locality.text_layers(pipe.unet, "all"), [4])
+
+
+def test_nothing_is_left_behind(pipe):
+    before = generate(pipe, CAPTION, seeds=[0], **S)
+    draw(pipe, locality.text_layers(pipe.unet, "up"))
+    assert torch.equal(generate(pipe, CAPTION, seeds=[0], **S), before)
+
+
+def test_positions_are_zeroed_where_they_are(pipe):
+    y, n = embed(pipe, CAPTION)[0], len(pipe.tokenizer(CAPTION).input_ids)
+    places = {"prompt": range(1, n - 1), "end-of-text": [n - 1], "padding": range(n, len(y))}
+    for place, where in places.items():
+        found = locality.positions_zeroed(pipe, CAPTION, place)[0]
+        zero = [k for k in range(len(y)) if not found[k].any()]
+        assert zero == list(where)
+        rest = [k for k in range(len(y)) if k not in where]
+        assert torch.equal(found[rest], y[rest])
+    both = locality.positions_zeroed(pipe, CAPTION, "end-of-text", "padding")[0]
+    assert not both[n - 1 :].any() and both[: n - 1].any(1).all()
+    with pytest.raises(ValueError, match="places are prompt, end-of-text, padding; got 'middle'"):
+        locality.positions_zeroed(pipe, CAPTION, "middle")
