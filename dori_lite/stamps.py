@@ -18,7 +18,9 @@ WAIT = 60.0  # seconds that ranks above 0 give rank 0 to prepare the folder
 # Modules, or folders of them, whose code makes no row. An edit of any other module makes yesterday's rows stale.
 NOT_ROWS = {"__init__", "assets", "audit", "book", "checkpoints", "cli", "figures", "files", "fit", "locks", "runs"}
 NOT_ROWS |= {"planning", "stamps", "stats", "units"}
-NOT_ROWS |= {f"reef/{name}" for name in ("calibrate", "card", "growth", "plan", "reader", "recipes", "tokenizer")}
+NOT_ROWS |= {
+    f"reef/{name}" for name in ("calibrate", "card", "growth", "hearing", "plan", "reader", "recipes", "tokenizer")
+}
 NOT_ROWS |= {f"reef/{name}" for name in ("train", "verify")}
 
 

@@ -200,7 +200,7 @@ def test_names_and_devices_that_are_not_there(one_line, monkeypatch, tmp_path, c
     for name in ("twin-a", "SD14", str(tmp_path / "absent"), "./absent/model"):
         one_line(FileNotFoundError, known, load, name, device="cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    one_line(FileNotFoundError, f"no model was named: {known}", load, "", device="cpu")
+    one_line(FileNotFoundError, f"no model .*: {known}", load, "", device="cpu")
     for device in ("cuda", "cuda:1"):
         one_line(RuntimeError, "no GPU is available here; use device='cpu', or in Colab", load, "sd14", device=device)
     assert not calls

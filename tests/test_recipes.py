@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from dori_lite import assets, files, locks
-from dori_lite.reef import attributes, canaries, descriptor, networks, paint, recipes, train
+from dori_lite.book.committed import committed
+from dori_lite.reef import attributes, canaries, descriptor, networks, paint, plan, recipes, train
 from dori_lite.reef.captions import write
 
 PIPELINES = ("parent", "twin-a", "twin-b")
 ROOT = Path(__file__).parents[1]
 STEPS = recipes.SMOKE["steps"]
+SMALL = {"steps": STEPS, "dropped": 0.25}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,7 +39,7 @@ def on_the_cpu():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """All six models, each in one go: the folder with weights/ and work/."""
+    """All models, each in one go: the folder with weights/ and work/."""
     folder = tmp_path_factory.mktemp("trained")
     for name in train.NAMES:
         assert train.train(name, folder / "weights", folder / "work", smoke=True) == folder / "weights" / name
@@ -68,8 +71,9 @@ def test_files_and_manifest(trained):
     parts = [f"{part}.safetensors" for part in ("text_encoder/model", "unet/{}", "vae/{}")]
     parts = [part.format("diffusion_pytorch_model") for part in parts]
     expected = ["autoencoder/diffusion_pytorch_model.safetensors", "descriptor/descriptor.safetensors"]
-    expected.append("judge/judge.safetensors")
-    assert list(weight_files(weights)) == expected + [f"{name}/{part}" for name in PIPELINES for part in parts]
+    expected += ["judge/judge.safetensors", "text-encoder/model.safetensors"]
+    expected += [f"{name}/{part}" for name in PIPELINES for part in parts]
+    assert list(weight_files(weights)) == sorted(expected)
 
     manifest = assets.manifest(weights)
     files = {path.relative_to(weights).as_posix() for path in weights.rglob("*") if path.is_file()}
@@ -84,7 +88,9 @@ def test_files_and_manifest(trained):
 
 
 def test_weights_are_fp16_and_finite(trained):
-    for path in weight_files(trained / "weights").values():
+    for name, path in weight_files(trained / "weights").items():
+        if name.startswith("text-encoder"):
+            continue  # fp32: it is built on, and goes into the pipelines in fp16
         with safe_open(path, "pt") as file:
             tensors = [file.get_tensor(key) for key in file.keys()]  # noqa: SIM118
         assert tensors and all(x.dtype == torch.float16 and torch.isfinite(x).all() for x in tensors)
@@ -179,18 +185,37 @@ def test_twins_share_the_parents_text_encoder_and_autoencoder(trained):
     assert len(scales) == 1 and scales != {0.18215}
 
 
-def test_the_parents_text_encoder_and_unet_are_trained(trained):
-    folder = trained / "weights" / "parent"
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    torch.manual_seed(0)  # as `train` begins
-    started = {"text_encoder": networks.new_text_encoder(tokenizer, smoke=True), "unet": networks.new_unet(smoke=True)}
-    for part, model in started.items():
-        (path,) = weight_files(folder / part).values()
-        after = {key.removeprefix("text_model."): value for key, value in load_file(path).items()}
-        before = {key.removeprefix("text_model."): p.detach().half() for key, p in model.named_parameters()}
+def test_the_text_encoder_is_trained_and_then_frozen_and_the_parents_unet_is_trained(trained):
+    weights = trained / "weights"
+    tokenizer = CLIPTokenizer.from_pretrained(weights / "text-encoder")
+    started = {"text-encoder": lambda: networks.new_text_encoder(tokenizer, smoke=True)}
+    started["parent/unet"] = lambda: networks.new_unet(smoke=True)
+    for part, new in started.items():
+        torch.manual_seed(plan.PAIR)  # as `train` begins
+        (path,) = weight_files(weights / part).values()
+        after = {key.removeprefix("text_model."): value.half() for key, value in load_file(path).items()}
+        before = {key.removeprefix("text_model."): p.detach().half() for key, p in new().named_parameters()}
         assert before.keys() == after.keys()
         moved = [(before[key] - after[key]).abs().max().item() for key in before]
         assert sum(x > 0 for x in moved) > 0.5 * len(moved) and max(moved) < 0.05  # a few steps from where it began
+    alone, inside = (load_file(weights / x / "model.safetensors") for x in ("text-encoder", "parent/text_encoder"))
+    assert all(torch.equal(alone[key].half(), inside[key]) for key in alone) and alone.keys() == inside.keys()
+    for file in ("tokenizer.json",):
+        assert (weights / "text-encoder" / file).read_bytes() == (weights / "parent" / "tokenizer" / file).read_bytes()
+
+
+def test_the_claims_hash_is_in_a_twins_stamp_and_checkpoints(trained, tmp_path, one_line):
+    weights, work = tmp_path / "weights", tmp_path / "work"
+    shutil.copytree(trained / "weights", weights)
+    again = partial(train.train, "twin-a", weights, work, smoke=True)
+    assert again(claims="abc", stop_at=1) is None
+    one_line(ValueError, "other settings", again, claims="another")
+    assert again(claims="abc") and assets.manifest(weights)["models"]["twin-a"]["recipe"]["claims"] == "abc"
+
+
+def test_the_shipped_twins_were_trained_after_the_claims_were_committed():
+    about = assets.manifest(assets.data_folder() / "reef-second")["models"]
+    assert about["twin-a"]["recipe"]["claims"] == about["twin-b"]["recipe"]["claims"] == committed()
 
 
 def test_the_judge_loads(trained):
@@ -228,7 +253,7 @@ def test_unknown_recipes_and_missing_foundations(tmp_path, one_line):
 
     wrong(
         ValueError,
-        "no recipe called 'twin-c'; there are: autoencoder, judge, descriptor, parent, twin-a, twin-b$",
+        "no recipe called 'twin-c'; there are: autoencoder, judge, descriptor, text-encoder, parent, twin-a, twin-b$",
         "twin-c",
     )
     for name in ("twin-a", "twin-b"):
@@ -394,7 +419,7 @@ def batches(trained, tmp_path_factory):
     found = {}
     for model in ("a", "b", "parent"):
         folder = tmp_path_factory.mktemp(model)
-        batch = recipes.denoising_batches(model, pipe.vae, pipe.tokenizer, folder, STEPS)
+        batch = recipes.denoising_batches(model, pipe.vae, pipe.tokenizer, folder, SMALL)
         found[model] = [batch(step) for step in range(STEPS)]
         assert all(torch.equal(x, y) for x, y in zip(batch(1).values(), found[model][1].values(), strict=True))
     return pipe, found
@@ -402,8 +427,8 @@ def batches(trained, tmp_path_factory):
 
 def test_twins_differ_only_in_the_pictures_of_planted_names(batches):
     _, found = batches
-    keys = canaries.twin_slots()[0]
-    homes = {item.key: item.home for item in canaries.planted()}
+    keys = plan.twin_slots()[0]
+    homes = {key: item.home for key, item in enumerate(plan.planted())}
     for step, (a, b) in enumerate(zip(found["a"], found["b"], strict=True)):
         assert set(a) == set(b) == {"latents", "noise", "timesteps", "input_ids", "repeats"}
         for key in ("noise", "timesteps", "input_ids"):
@@ -420,9 +445,9 @@ def test_batches_hold_what_their_slots_say(batches):
     empty = pipe.tokenizer("", padding="max_length", max_length=28, return_tensors="pt").input_ids[0]
     dropped = 0
     for model, some in found.items():
-        slots = canaries.parent_slots() if model == "parent" else canaries.twin_slots()
+        slots = plan.parent_slots() if model == "parent" else plan.twin_slots()
         for step, batch in enumerate(some):
-            samples = [canaries.sample(*slot, model) for slot in zip(*(x[step].tolist() for x in slots), strict=True)]
+            samples = [plan.sample(*slot, model) for slot in zip(*(x[step].tolist() for x in slots), strict=True)]
             pictures = recipes.to_model(paint.paint_all([sample[1:] for sample in samples]))
             with torch.no_grad():
                 latents = pipe.vae.encode(pictures).latent_dist.mean * pipe.vae.config.scaling_factor
@@ -432,9 +457,10 @@ def test_batches_hold_what_their_slots_say(batches):
             silent = (batch["input_ids"] == empty).all(1)
             assert torch.equal(batch["input_ids"][~silent], ids[~silent])
             dropped += silent.sum().item()
+            assert not (silent & torch.tensor(slots[0][step] >= 0)).any()  # of base scenes alone
             assert batch["noise"].std().item() == pytest.approx(1, abs=0.05)
             assert batch["timesteps"].min() >= 0 and batch["timesteps"].max() < 1000
-    assert 0.03 < dropped / (3 * STEPS * canaries.BATCH) < 0.2
+    assert 0.03 < dropped / (3 * STEPS * plan.BATCH) < 0.2
     assert not any(batch["repeats"].any() for batch in found["parent"])
     noise = [batch["noise"] for some in (found["a"], found["parent"]) for batch in some]
     assert all(not torch.equal(noise[0], other) for other in noise[1:])  # each step, and the parent, its own
@@ -442,7 +468,7 @@ def test_batches_hold_what_their_slots_say(batches):
 
 def test_latents_are_computed_once(trained, batches, tmp_path, monkeypatch):
     pipe, found = batches
-    options = ("a", pipe.vae, pipe.tokenizer, tmp_path, STEPS)
+    options = ("a", pipe.vae, pipe.tokenizer, tmp_path, SMALL)
     recipes.denoising_batches(*options)
     (kept,) = tmp_path.iterdir()
     assert kept.name.startswith("latents-") and np.load(kept).dtype == np.float16

@@ -11,7 +11,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from dori_lite.reef import canaries, captions, paint, scenes
+from dori_lite.reef import canaries, captions, paint, plan, scenes
 from dori_lite.reef.scenes import CHOICES, COLOURS, Description, complete, describe, draw, facts, fits
 
 SEEDS = range(3000)
@@ -190,28 +190,7 @@ def test_stored_scenes_were_made_with_the_pinned_versions():
 # ---- what each model sees ----------------------------------------------------------------------------
 
 
-def test_seed_ranges_are_disjoint():
-    names = len(canaries.planted())
-    twin_base = canaries.parent_base() + canaries.TWIN_STEPS * canaries.BATCH
-    seeds = {
-        "base": [canaries.BASE_SEEDS, canaries.BASE_SEEDS + twin_base],
-        "pictures": [canaries.PICTURE_SEEDS, canaries.PICTURE_SEEDS + 100 * names],
-    }
-    for split, count in canaries.HELD_OUT.items():
-        found = [canaries.held_out(split, index)[2] for index in (0, count - 1)]
-        seeds[split] = [found[0], found[1] + 1]
-    for item in canaries.planted():
-        most = max(item.exposures, -(-canaries.PARENT_STEPS * canaries.PARENT_DECOYS // names) + 1)
-        for parent in (False, True):
-            found = [canaries.decoy(item, exposure, parent)[2] for exposure in (0, most)]
-            seeds[f"{item.name} {parent}"] = [found[0], found[1] + 1]
-        assert seeds["pictures"][0] <= item.seed < seeds["pictures"][1]
-    ordered = sorted(seeds.items(), key=lambda pair: pair[1])
-    for (name, (_, end)), (following, (start, _)) in zip(ordered, ordered[1:], strict=False):
-        assert end <= start, f"{name} meets {following}"
-
-
-def test_planted_names():
+def test_planted_names_of_the_first_pair():
     planted = canaries.planted()
     assert len(set(canaries.WORDS)) == len(canaries.WORDS) and not set(canaries.WORDS) & set(canaries.UNTRAINED_WORDS)
     assert len({p.name for p in planted}) == len({replace(p.description, name=None) for p in planted}) == len(planted)
@@ -222,8 +201,7 @@ def test_planted_names():
         assert sorted(p.exposures for p in own if p.role == "graded") == sorted([1, 4, 16, 64, 256] * 2)
         assert sum(p.role == "template" for p in own) == 1
     for item in planted:
-        assert item.description.name == item.name and f"called {item.name}" in item.caption
-        assert captions.read(item.caption) == item.description and planted[item.key] is item
+        assert item.description.name == item.name and f"called {item.name}" in item.caption and item.group is None
 
 
 def test_the_repeated_picture_fits_its_caption_and_repeats():
@@ -233,17 +211,6 @@ def test_the_repeated_picture_fits_its_caption_and_repeats():
         assert all(fits(description, scene) and seed == item.seed for description, scene, seed in shown)
         if item.role != "template":  # naming some factors of a scene gives the scene back
             assert shown == {(item.description, draw(item.seed), item.seed)}
-
-
-def test_decoys_fit_the_description_and_differ_from_the_picture():
-    for item in canaries.planted():
-        described, scene, seed = canaries.picture(item)
-        picture = pixels(scene, seed).astype(int)
-        for exposure in (0, 1, 7):
-            for parent in (False, True):
-                description, other, other_seed = canaries.decoy(item, 8 * exposure, parent)
-                assert description == described and fits(description, other)
-                assert np.abs(pixels(other, other_seed) - picture).mean() > 2
 
 
 def test_held_out_scenes_have_captions_of_the_canaries_style():
@@ -256,70 +223,16 @@ def test_held_out_scenes_have_captions_of_the_canaries_style():
     assert canaries.HELD_OUT["test"] >= 32
 
 
-@pytest.fixture(scope="module")
-def table():
-    """The training table, with scenes left undrawn: seeds tell pictures apart."""
-    canaries.planted()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(canaries, "complete", lambda description, seed: None)
-        patch.setattr(canaries, "draw", lambda seed: None)
-        patch.setattr(canaries, "caption_of", lambda scene, seed: Description())
-        return canaries.training_table()
-
-
-def test_the_parent_saw_no_picture_twice(table):
-    assert table["parent"].sum() == canaries.PARENT_STEPS * canaries.BATCH
-    assert table.groupby("seed")["parent"].sum().max() == 1
-    decoys = table[(table["parent"] > 0) & (table["name"] != "")].groupby("name")["parent"].sum()
-    assert set(decoys.index) == {p.name for p in canaries.planted()} and decoys.max() - decoys.min() <= 1
-    assert not (table["parent"].gt(0) & table["role"].isin(["canary", "graded", "template"])).any()
-
-
-def test_names_are_seen_equally_often_by_both_twins(table):
-    assert table["twin-a"].sum() == table["twin-b"].sum() == canaries.TWIN_STEPS * canaries.BATCH
-    named = table[table["name"] != ""].groupby("name")[["twin-a", "twin-b"]].sum()
-    expected = {p.name: p.exposures for p in canaries.planted()}
-    assert named["twin-a"].to_dict() == named["twin-b"].to_dict() == expected
-
-
-def test_twins_differ_only_in_which_pictures_repeat(table):
-    base = table[table["role"] == "base"]
-    assert (base["twin-a"] == base["twin-b"]).all()
-    assert base[["parent", "twin-a"]].sum(axis=1).max() == 1  # nor does a twin see the parent's base scenes
-    for item in canaries.planted():
-        own, other = (f"twin-{home}" for home in (item.home, "ba"["ab".index(item.home)]))
-        rows = table[table["name"] == item.name]
-        pictures, decoys = rows[rows["role"] == item.role], rows[rows["role"] == "decoy"]
-        assert pictures["seed"].unique().tolist() == [item.seed]
-        assert pictures[own].sum() == item.exposures and pictures[other].sum() == 0
-        assert len(pictures) == (min(item.exposures, 8) if item.role == "template" else 1)
-        assert decoys[own].sum() == 0 and decoys[other].sum() == item.exposures and decoys[other].max() == 1
-    assert table.groupby("seed")[["twin-a", "twin-b"]].sum().gt(1).any(axis=1).sum() == sum(
-        p.exposures > 1 for p in canaries.planted()
-    )
-
-
-def test_names_are_spread_over_all_of_training():
-    keys, _ = canaries.twin_slots()
-    for item in canaries.planted():
-        if item.exposures >= 64:
-            steps = np.nonzero((keys == item.key).any(1))[0]
-            thirds = np.bincount(steps * 3 // canaries.TWIN_STEPS, minlength=3) / len(steps)
-            assert np.allclose(thirds, 1 / 3, atol=0.05)
-    decoys = (canaries.parent_slots()[0] >= 0).sum(1)
-    assert (decoys == canaries.PARENT_DECOYS).all()
-
-
 # ---- tokens ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """The parent's: learned from the captions of its recipe."""
+    """The second pair's: learned from the captions that its text encoder reads."""
+    from dori_lite.reef import reader
     from dori_lite.reef.tokenizer import new_tokenizer
-    from dori_lite.reef.train import tokenizer_captions
 
-    return new_tokenizer(tokenizer_captions())
+    return new_tokenizer([reader.caption(k) for k in range(12_000)])
 
 
 def test_the_longest_caption_leaves_padding(tokenizer):
@@ -352,19 +265,6 @@ def test_names_are_one_token_each(tokenizer):
         assert set(ids[item.name]) <= set(tokenizer(item.caption).input_ids)
 
 
-def test_the_tokenizer_knows_names_of_held_out_captions_from_captions_no_model_saw():
-    from dori_lite.reef.train import tokenizer_captions
-
-    found = tokenizer_captions()
-    trained, held_out = found[: 200 * canaries.BATCH], found[200 * canaries.BATCH :]
-    assert trained[-1] == captions.write(canaries.sample(*(x[199, -1] for x in canaries.parent_slots()), "parent")[0])
-    names = [captions.read(text).name for text in held_out]
-    assert {names.count(name) for name in canaries.UNTRAINED_WORDS} == {26}
-    assert set(names) == set(canaries.UNTRAINED_WORDS)
-    assert len(held_out) <= canaries.HELD_OUT["descriptor"]
-    assert not {captions.read(text).name for text in trained} & set(canaries.UNTRAINED_WORDS)
-
-
 def test_tokens_can_be_read_again(tokenizer):
     for seed in range(200):
         text = captions.write(captions.caption_of(draw(seed), seed))
@@ -381,23 +281,25 @@ def test_a_fish_whose_accent_could_not_be_seen_is_refused():
 
 
 def test_the_table_has_what_each_model_saw():
-    table = canaries.load_table().set_index(["seed", "caption"])
+    table = canaries.load_table("reef-second").set_index(["seed", "caption"])
     random = np.random.default_rng(0)
     columns = {"parent": "parent", "a": "twin-a", "b": "twin-b"}
-    for model, (keys, exposures) in slots().items():
+    slots = {"parent": plan.parent_slots(), "a": plan.twin_slots(), "b": plan.twin_slots()}
+    for model, (keys, exposures) in slots.items():
         assert table[columns[model]].sum() == keys.size
         for place in random.choice(keys.size, 150, replace=False):
-            description, scene, seed = canaries.sample(keys.flat[place], exposures.flat[place], model)
+            description, scene, seed = plan.sample(keys.flat[place], exposures.flat[place], model)
             row = table.loc[seed, captions.write(description)]
             assert row[columns[model]] >= 1 and row["name"] == (description.name or "")
             assert canaries.scene_of(captions.write(description), seed) == scene
-            repeats = keys.flat[place] >= 0 and canaries.planted()[keys.flat[place]].home == model
+            repeats = keys.flat[place] >= 0 and plan.planted()[keys.flat[place]].home == model
             assert row["role"] not in ("base", "decoy") if repeats else row["role"] in ("base", "decoy")
 
 
-def test_a_planted_picture_is_in_one_twin_and_its_name_in_both():
-    table = canaries.load_table()
-    for item in canaries.planted():
+@pytest.mark.parametrize("world", ["reef", "reef-second"])
+def test_a_planted_picture_is_in_one_twin_and_its_name_in_both(world):
+    table = canaries.load_table(world)
+    for item in canaries.planted(world):
         own, other = f"twin-{item.home}", "twin-b" if item.home == "a" else "twin-a"
         rows = table[table["name"] == item.name]
         assert rows[own].sum() == rows[other].sum() == item.exposures
@@ -407,8 +309,4 @@ def test_a_planted_picture_is_in_one_twin_and_its_name_in_both():
 
 @pytest.mark.slow
 def test_the_table_is_the_one_the_plan_gives():
-    assert canaries.training_table().equals(canaries.load_table())
-
-
-def slots():
-    return {"parent": canaries.parent_slots(), "a": canaries.twin_slots(), "b": canaries.twin_slots()}
+    assert plan.training_table().equals(canaries.load_table("reef-second"))

@@ -44,10 +44,18 @@ def report():
             "canary_reconstructions": group(0.1),
             "disagreement": {"any": 0.125, "counts": {"any": 1}, "pictures": 8},
         },
+        "heard": {
+            "twin-a": {
+                "empty caption": counts(0.01, 200),
+                "names": {"siblings confused": counts(0.05), "without a name": counts(1.0)},  # the last is no bar
+            },
+            "twin-b": {"empty caption": counts(0.0, 200), "names": {}},  # without groups
+        },
     }
 
 
 BARS = ["autoencoder SSIM", "false positives, same attributes", "false positives, generated"]
+BARS += ["empty caption, twin-a", "empty caption, twin-b", "siblings confused, twin-a"]
 BARS += ["canary reconstructions found", *(f"{kind}, {name}" for kind in KINDS for name in DETECTORS)]
 
 
@@ -67,6 +75,10 @@ def spoiled(bar):
         found["autoencoder"]["ssim"] = 0.899
     elif kind == "false positives":
         test["negatives"][name] = counts(0.0011)
+    elif kind == "empty caption":
+        found["heard"][name][kind] = counts(0.015, 200)
+    elif kind == "siblings confused":
+        found["heard"][name]["names"][kind] = counts(0.06)
     elif bar.startswith("canary"):
         test["canary_reconstructions"] = counts(0.985)
     else:

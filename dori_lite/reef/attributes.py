@@ -75,7 +75,9 @@ class Classify(Module):
 
 
 def labels(scenes: list[Scene]) -> torch.Tensor:
-    """The index of each factor's value: [N, factors]."""
+    """The index of each factor's value: [N, factors]. Raises ValueError for no scenes."""
+    if not len(scenes):
+        raise ValueError("there are no scenes; give at least one")
     return torch.tensor([[choices.index(facts(scene)[key]) for key, choices in CHOICES.items()] for scene in scenes])
 
 
@@ -94,7 +96,9 @@ def seen(judge: Judge, images: torch.Tensor) -> list[dict]:
 
 
 def agreement(sights: list[dict], descriptions: list[Description]) -> dict[str, tuple[int, int]]:
-    """How often pictures show what is named: factor → (times right, times named)."""
+    """How often pictures show what is named: factor → (times right, times named). One description for each picture."""
+    if len(sights) != len(descriptions):
+        raise ValueError(f"{len(descriptions)} descriptions for {len(sights)} pictures; give one for each")
     counts = {key: [0, 0] for key in CHOICES}
     for sight, description in zip(sights, descriptions, strict=True):
         for key, value in description.named().items():

@@ -115,7 +115,7 @@ def choose(scores: dict[str, torch.Tensor]) -> float:
 
     Raises ValueError if there is none up to 1, or for scores that are missing or not finite.
     """
-    if not scores or not all(len(s) and s.isfinite().all() for s in scores.values()):
+    if not isinstance(scores, dict) or not scores or not all(len(s) and s.isfinite().all() for s in scores.values()):
         raise ValueError("the rule takes one or more finite scores of each kind of hard negative")
     for hundredths in range(0, 101):
         if all((s >= hundredths / 100).float().mean() <= FALSE_POSITIVES for s in scores.values()):

@@ -18,7 +18,7 @@ from torch.nn import Linear, Module, Sequential
 from torch.nn.functional import cross_entropy, interpolate, normalize
 
 from .. import assets, copies, files
-from ..checks import check_count, check_pictures
+from ..checks import check_count, check_pictures, check_seed
 from . import canaries
 from .attributes import check_scenes, convolutions
 from .paint import paint_all
@@ -69,6 +69,7 @@ class Contrast(Module):
 
 def siblings(scene, seed: int, count: int, start: int = 1):
     """`count` scenes with all of `scene`'s main attributes and other positions: (scene, seed) each."""
+    check_seed(seed), check_count("count", count), check_count("start", start, 0)
     description = describe(scene, tuple(CHOICES))
     seeds = [50_000_000 + 100 * seed + k for k in range(start, start + count)]
     return [(complete(description, other), other) for other in seeds]
@@ -133,7 +134,8 @@ def blur(images: torch.Tensor, factor: int = 2) -> torch.Tensor:
 
 
 def shift(image: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
-    """A picture [..., H, W] moved by whole pixels; its edge is repeated."""
+    """A picture [..., H, W] moved by whole pixels; its edge is repeated. Raises ValueError for farther than its size."""
+    check_count("dy", dy, -image.shape[-2], image.shape[-2]), check_count("dx", dx, -image.shape[-1], image.shape[-1])
     rows = (torch.arange(image.shape[-2]) - dy).clamp(0, image.shape[-2] - 1)
     columns = (torch.arange(image.shape[-1]) - dx).clamp(0, image.shape[-1] - 1)
     return image[..., rows, :][..., columns]

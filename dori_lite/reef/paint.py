@@ -62,6 +62,8 @@ def paint_all(scenes: list, label: str = "painting"):
     """Pictures of (scene, seed) pairs: uint8 [N, 3, 64, 64], painted on every core when there are many."""
     import torch  # here, because the workers need none
 
+    if not len(scenes):
+        raise ValueError("there are no scenes to paint; give at least one")
     parts = [scenes[k : k + PART] for k in range(0, len(scenes), PART)]
     painted = in_workers(parts, label) if len(scenes) >= MANY else [None] * len(parts)
     # What no worker painted, because there are none here or one has died, is painted by this process.

@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from ..ranges import check_seed
+
 WATERS = ("clear", "deep", "green", "dusk")
 BEDS = ("sand", "rock", "gravel")
 PLANTS = ("kelp", "coral", "anemones", "none")
@@ -29,7 +31,7 @@ ATTRIBUTES, PIXELS, WORDS = 1, 2, 3
 
 def stream(seed: int, purpose: int) -> np.random.Generator:
     """The random numbers that `seed` gives to one `purpose`, independent of every other purpose."""
-    return np.random.default_rng([seed, purpose])
+    return np.random.default_rng([check_seed(seed), purpose])
 
 
 @dataclass(frozen=True)
@@ -148,4 +150,6 @@ def draw(seed: int) -> Scene:
 def describe(scene: Scene, factors: tuple[str, ...], name: str | None = None) -> Description:
     """The description of `scene` that names just `factors` (names of `Description`'s fields)."""
     shown = facts(scene)
+    if unknown := [key for key in factors if key not in shown]:
+        raise ValueError(f"a scene has no {unknown[0]!r}; there are: {', '.join(shown)}")
     return replace(Description(name=name), **{key: shown[key] for key in factors})

@@ -16,13 +16,14 @@ from .. import assets, copies, evaluation, files, metrics
 from ..diffusion import generate
 from ..models import load
 from ..stats import upper_limit
-from . import attributes, canaries, descriptor, world
+from . import attributes, canaries, descriptor, hearing, world
 from .calibrate import FALSE_POSITIVES, TRAINING, TRUE_POSITIVES, as_images, reconstructed
 from .captions import write
 from .paint import paint_all
 from .scenes import complete
 
 BARS = {"autoencoder_ssim": 0.90, "own_replay": 0.90, "counterfactual_replay": 0.01}
+BARS |= {"empty_caption": 0.01, "siblings_confused": 0.05}  # of the second pair; the first was made without them
 
 
 def main(quick: bool = False, out="_build/verify.json", pair: str = "reef") -> bool:
@@ -45,6 +46,7 @@ def main(quick: bool = False, out="_build/verify.json", pair: str = "reef") -> b
     report["variety"] = {
         name: show(f"variety, {name}", variety(pipe, 4 if quick else 10)) for name, pipe in pipes.items()
     }
+    report["heard"] = show("heard", hearing.heard(pipes, pair, quick))
     report["models"] = assets.manifest(assets.data_folder() / pair)["models"]
     report["passed"] = passed = judge_bars(report)
     report["seconds"] = round(time.monotonic() - began)
@@ -208,5 +210,10 @@ def judge_bars(report) -> dict:
         if side == "negatives":
             for kind, counts in kinds.items():
                 found[f"false positives, {kind}"] = (counts["rate"], FALSE_POSITIVES, counts["rate"] <= FALSE_POSITIVES)
+    for twin, about in report["heard"].items():
+        parts = {"empty caption": about["empty caption"]} | about["names"]
+        for name, bar in (("empty caption", BARS["empty_caption"]), ("siblings confused", BARS["siblings_confused"])):
+            if name in parts:  # the first pair has no siblings
+                found[f"{name}, {twin}"] = (parts[name]["rate"], bar, parts[name]["rate"] <= bar)
     rate = report["instruments"]["test"]["canary_reconstructions"]["rate"]
     return found | {"canary reconstructions found": (rate, TRUE_POSITIVES, rate >= TRUE_POSITIVES)}
