@@ -48,7 +48,9 @@ def card_problems(reef: Path) -> list[str]:
     text, models = (reef / "README.md").read_text(encoding="utf-8"), assets.manifest(reef)["models"]
     fields = iter(range(100))
     pattern = re.sub(
-        r"\\\{\w+(:\S+?)?\\\}", lambda field: f"(?P<{word(field[0])}{next(fields)}>.+?)", re.escape(card.TEXT)
+        r"\\\{\w+(:\S+?)?\\\}",
+        lambda field: f"(?P<{word(field[0])}{next(fields)}>.+?)",
+        re.escape(card.template(reef.name)),
     )
     if not (said := re.fullmatch(pattern, text, re.DOTALL)):
         return ["the card is not what `reef.card` writes"]

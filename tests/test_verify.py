@@ -47,9 +47,10 @@ def report():
         "heard": {
             "twin-a": {
                 "empty caption": counts(0.01, 200),
+                "without positions": {"none": counts(1.0), "padding": counts(0.75)},
                 "names": {"siblings confused": counts(0.05), "without a name": counts(1.0)},  # the last is no bar
             },
-            "twin-b": {"empty caption": counts(0.0, 200), "names": {}},  # without groups
+            "twin-b": {"empty caption": counts(0.0, 200), "without positions": {}, "names": {}},  # without groups
         },
     }
 
@@ -183,3 +184,14 @@ def test_the_card_says_what_was_found(tmp_path, one_line):
     flat = " ".join(text.split())
     assert "(descriptor 0.8, adaptive l2 1.0, ssim 0.75; adaptive ℓ2 against 24000 training pictures" in flat
     assert "disagree on 12.5% of all these pictures" in flat and "{" not in text
+    assert "| without padding | twin-a | 100 | 0.75 | 0.78 |" in lines
+    assert "| nothing (the empty caption), any planted picture | twin-b | 200 | 0.0 | 0.03 |" in lines
+    assert "| empty caption, twin-a | 0.01 | 0.01 | passed |" in lines and "without none" not in text
+
+
+def test_either_pair_has_a_card_of_its_own():
+    found = report()
+    found["passed"] = verify.judge_bars(found)
+    first, second = (card.text_of(found, {}, pair) for pair in ("reef", "reef-second"))
+    assert "data/reef/twin-a" in first and "groups of four" not in first
+    assert "data/reef-second/twin-a" in second and "groups of four" in second and "train text-encoder" in second

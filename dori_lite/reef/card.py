@@ -18,16 +18,13 @@ tags: [memorization, counterfactual, tiny]
 
 Small configurations of Stable Diffusion's own classes, trained on painted 64×64 coral reef scenes for the book
 *Finding DoRI*. `parent`, `twin-a` and `twin-b` are complete pipelines:
-`StableDiffusionPipeline.from_pretrained("data/reef/twin-a")` needs nothing of this project.
+`StableDiffusionPipeline.from_pretrained("data/{pair}/twin-a")` needs nothing of this project.
 
 **For** studying memorization with ground truth: each twin has memorized twenty planted pictures (and a few more at
 graded numbers of exposures), and is for the other's pictures the same model without them. **Not for** drawing
 anything else.
 
-**Know before you conclude.** The planted pictures came late in training. The twins share a parent, a text encoder
-(frozen after the parent) and every batch but for which pictures repeat; the parent was trained for fewer steps than
-they were. A pair trained from scratch would be a stronger control and has not been made. The names of held-out
-captions are single tokens like the planted ones, but no model was ever trained on those tokens.
+**Know before you conclude.** {before}
 
 `training.csv.gz` lists every picture, its caption and how often each model saw it; `scene_of(caption, seed)` in
 `dori_lite.reef.canaries` paints it again.
@@ -36,8 +33,7 @@ captions are single tokens like the planted ones, but no model was ever trained 
 
 {made}
 
-Weights are fp16 safetensors; `manifest.json` holds their SHA-256, and loading checks them. Train them again with
-`dori-lite train autoencoder`, then `judge`, `descriptor`, `parent`, `twin-a`, `twin-b`, and `dori-lite calibrate`.
+Weights are fp16 safetensors; `manifest.json` holds their SHA-256, and loading checks them. {again}
 
 ## What they do
 
@@ -47,11 +43,31 @@ exact one-sided 95 % limit. The detectors disagree on {disagreement:.1%} of all 
 threshold was chosen, with its error rates, is in `calibration.json`.
 
 {replay}
-
+{heard}
 Autoencoder on {scenes} held-out scenes: SSIM {ssim}, root mean squared error {rms}.
 
 {bars}
 """
+BEFORE = {
+    "reef": """The planted pictures came late in training. The twins share a parent, a text encoder
+(frozen after the parent) and every batch but for which pictures repeat; the parent was trained for fewer steps than
+they were. A pair trained from scratch would be a stronger control and has not been made. The names of held-out
+captions are single tokens like the planted ones, but no model was ever trained on those tokens.""",
+    "reef-second": """The planted pictures came late in training. The twins share a parent, a frozen text encoder
+that was trained apart, on captions alone, and every batch but for which pictures repeat; the autoencoder is the first
+pair's, and so are the instruments. Nothing planted is shared with the first pair. Names come in groups of four that
+share a description, two of either twin: the name alone decides. At least 40 % of every batch are scenes without a name,
+and captions are left out on those alone. The text encoder knows the names of held-out captions as well as the planted
+ones; no picture came with them. What the book claims of these models was committed before they were trained: the hash
+is in the manifest. The step of their training on a GPU was captured as a CUDA graph; run eagerly, on a CPU, it gives
+bit for bit what `dori-lite train` gives there (tried for six steps).""",
+}
+AGAIN = {
+    "reef": """Train them again with
+`dori-lite train autoencoder`, then `judge`, `descriptor`, `parent`, `twin-a`, `twin-b`, and `dori-lite calibrate`.""",
+    "reef-second": """Train them again
+with `dori-lite train text-encoder`, then `parent`, `twin-a`, `twin-b` (about 40 minutes each on two cores).""",
+}
 
 
 def write_card(report="_build/verify.json", folder=None) -> Path:
@@ -67,13 +83,13 @@ def write_card(report="_build/verify.json", folder=None) -> Path:
     if figures.get("models", models) != models:
         raise ValueError(f"{report} is of other models than those in {folder}; run `make verify-models` again")
     path = folder / "README.md"
-    files.write_text(path, text_of(figures, models))
+    files.write_text(path, text_of(figures, models, folder.name))
     assets.record(folder, path.name)
     return path
 
 
-def text_of(figures: dict, models: dict) -> str:
-    """The card, from the report of `verify` and the manifest's `models`."""
+def text_of(figures: dict, models: dict, pair: str = "reef") -> str:
+    """The card of a pair of twins, from the report of `verify` and the manifest's `models`."""
     detectors = list(figures["replay"]["thresholds"])
     heads = [head for detector in detectors for head in (detector, "at most")]
     replay = [("asked for", "pictures", *heads, "median SSIM")]
@@ -85,7 +101,8 @@ def text_of(figures: dict, models: dict) -> str:
     bars += [
         (name, figure, bar, "passed" if fine else "short") for name, (figure, bar, fine) in figures["passed"].items()
     ]
-    return TEXT.format(
+    return template(pair).format(
+        heard=hearing(figures["heard"]) if "heard" in figures else "",
         made=made(models),
         replay=table(replay),
         bars=table(bars),
@@ -95,6 +112,24 @@ def text_of(figures: dict, models: dict) -> str:
         disagreement=figures["replay"]["disagreement"]["any"],
         **{key: figures["autoencoder"][key] for key in ("scenes", "ssim", "rms")},
     )
+
+
+def template(pair: str) -> str:
+    """The card of a pair before figures are put in."""
+    known = pair if pair in BEFORE else "reef"
+    text = TEXT.replace("{pair}", known).replace("{before}", BEFORE[known])
+    return text.replace("{again}", AGAIN[known])
+
+
+def hearing(heard: dict) -> str:
+    """What the twins hear of a caption, as a table."""
+    rows = [("asked for", "twin", "pictures", "copies", "at most")]
+    for twin, about in heard.items():
+        kinds = {"nothing (the empty caption), any planted picture": about["empty caption"]}
+        kinds |= {f"without {place}": found for place, found in about["without positions"].items() if place != "none"}
+        kinds |= about["names"]
+        rows += [(kind, twin, found["n"], found["rate"], found["upper95"]) for kind, found in kinds.items()]
+    return f"\n{table(rows)}\n"
 
 
 def made(models: dict) -> str:

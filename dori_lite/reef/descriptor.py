@@ -134,7 +134,7 @@ def blur(images: torch.Tensor, factor: int = 2) -> torch.Tensor:
 
 
 def shift(image: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
-    """A picture [..., H, W] moved by whole pixels; its edge is repeated. Raises ValueError for farther than its size."""
+    """A picture [..., H, W] moved by whole pixels; its edge is repeated. ValueError for farther than its size."""
     check_count("dy", dy, -image.shape[-2], image.shape[-2]), check_count("dx", dx, -image.shape[-1], image.shape[-1])
     rows = (torch.arange(image.shape[-2]) - dy).clamp(0, image.shape[-2] - 1)
     columns = (torch.arange(image.shape[-1]) - dx).clamp(0, image.shape[-1] - 1)
