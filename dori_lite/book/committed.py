@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .. import planning
 from ..files import digest
 
 HOLDS, FAILS, UNDECIDED = "holds here", "does not hold here", "undecided"
@@ -82,21 +83,17 @@ def committed() -> str:
 
 
 def power(about: Claim) -> float | None:
-    """The chance that a claim holds if its effect is as expected: a 95 % t-interval, one degree of freedom a cluster.
-
-    None without a plan.
-    """
-    from scipy.stats import nct, t
-
+    """The chance that a claim holds if its effect is as planned (`planning.power`, a cluster a unit); None unplanned."""
     if about.plan is None:
         return None
-    df, error = about.plan.clusters - 1, about.plan.sd / about.plan.n**0.5
-    threshold = math.log(about.threshold) if about.measure == "ratio" else about.threshold  # plans are logarithms then
-    if about.within:  # a 90 % interval inside ±threshold
-        far, level = (threshold - abs(about.plan.expected)) / error, 0.95
-        reached = nct.sf(t.ppf(level, df), df, far)
-        return float(reached if about.plan.expected else max(0.0, 2 * reached - 1))
-    return float(nct.sf(t.ppf(0.975, df), df, (about.plan.expected - threshold) / error))
+    spread = about.plan.sd * (about.plan.clusters / about.plan.n) ** 0.5  # of a cluster's mean
+    if about.within:
+        gap = about.threshold - abs(about.plan.expected)
+        options = {"level": 0.90, "inside": about.plan.expected == 0}
+    else:  # plans of ratios are logarithms
+        gap = about.plan.expected - (math.log(about.threshold) if about.measure == "ratio" else about.threshold)
+        options = {}
+    return planning.power(about.plan.clusters, spread, gap, **options) if gap > 0 else 0.0
 
 
 def read() -> tuple[str, dict[str, Claim]]:

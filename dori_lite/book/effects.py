@@ -26,7 +26,7 @@ def effect(key: str, run) -> tuple[float, float, float, int]:
 
     Raises ValueError for an unknown claim, and when the run lacks the rows that the effect is made of.
     """
-    if key not in EFFECTS:
+    if key not in [*EFFECTS]:
         raise ValueError(f"no effect is known for {key!r}; there are: {', '.join(EFFECTS)}")
     try:
         found = EFFECTS[key](run)
@@ -67,7 +67,7 @@ def write_recomputed(world: str = "reef") -> Path:
 
 
 def recomputed_file(world: str) -> Path:
-    return assets.data_folder() / "results" / world / "recomputed.json"
+    return assets.data_folder() / "results" / files.check_name("world", world) / "recomputed.json"
 
 
 def wide(rows, value: str, columns: str, index="target"):

@@ -63,7 +63,7 @@ def load(name: str, /, **overrides: int) -> Profile:
     Raises ValueError for an unknown name, an unknown count or one that is not a positive whole number,
     RuntimeError when the profile needs a GPU and this machine has none.
     """
-    if name not in PROFILES:
+    if name not in [*PROFILES]:
         raise ValueError(f"no profile called {name!r}; there are: {', '.join(PROFILES)}")
     if unknown := sorted(overrides.keys() - set(OVERRIDABLE)):
         raise ValueError(f"profiles have no {', '.join(unknown)}; what can be set: {', '.join(OVERRIDABLE)}")

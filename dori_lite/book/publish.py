@@ -19,8 +19,9 @@ PUBLISHED_BYTES = 2_000_000
 
 
 def published(chapter: str, profile: str = "standard", world: str = "reef") -> Run | None:
-    """A published run, None when there is none yet."""
-    folder = assets.data_folder() / "results" / world / chapter / profile
+    """A published run, None when there is none yet. Raises ValueError for what can be no name."""
+    names = [files.check_name(*name) for name in {"world": world, "chapter": chapter, "profile": profile}.items()]
+    folder = assets.data_folder().joinpath("results", *names)
     return open_existing(folder) if (folder / "record.json").exists() else None
 
 

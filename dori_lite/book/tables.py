@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from ..files import read_json
+from ..ranges import check_mapping, check_number, check_rows
 from ..stats import upper_limit
 from . import effects
 
@@ -21,6 +22,7 @@ def counts(rows, threshold: float, by: str = "condition", detector: str = "descr
     """
     import pandas as pd
 
+    check_rows(rows, by, detector), check_number("threshold", threshold)
     table = {}
     for name, part in rows.groupby(by, sort=False):
         scores = np.concatenate([np.asarray(scores, float) for scores in part[detector]])
@@ -33,6 +35,9 @@ def agreement(rows, detectors, by: str = "condition"):
     """Rates of copies by each detector, and how many pictures they differ on, condition by condition."""
     import pandas as pd
 
+    from ..copies import check_detectors  # here, since it brings torch
+
+    check_rows(rows, by, *(detector.name for detector in check_detectors(detectors)))
     table = {}
     for name, part in rows.groupby(by, sort=False):
         said = {d.name: np.concatenate([np.asarray(s) >= d.threshold for s in part[d.name]]) for d in detectors}
@@ -47,6 +52,9 @@ def before_and_after(rows, cells: dict, few: int, value: str = "descriptor rate"
     """Means of `value` at step 0 and after `few` attack steps, as arrows: {row: {column: condition}} → table."""
     import pandas as pd
 
+    check_rows(rows, "condition", "steps", value), check_mapping("cells", cells)
+    if few not in [*rows["steps"].unique()] or isinstance(few, bool):
+        raise ValueError(f"there are no rows after {few!r} steps; choose one of {sorted(rows['steps'].unique())}")
     means = rows.groupby(["condition", "steps"])[value].mean()
     arrow = {name: f"{means[name, 0]:.2f} → {means[name, few]:.2f}" for name in rows["condition"].unique()}
     return pd.DataFrame({row: {column: arrow[c] for column, c in names.items()} for row, names in cells.items()}).T
@@ -68,6 +76,7 @@ def membership(run):
 
 def first_hits(rows, rate: float = 0.5, value: str = "descriptor rate"):
     """How many targets of a condition first reach `rate` after how many steps; "never" within the steps of the rows."""
+    check_rows(rows, "condition", "target", "steps", value), check_number("rate", rate)
     first = rows[rows[value] >= rate].groupby(["condition", "target"], sort=False)["steps"].min()
     every = rows.drop_duplicates(["condition", "target"]).set_index(["condition", "target"]).index
     hits = first.astype(float).reindex(every, fill_value=math.inf).groupby("condition", sort=False).value_counts()
