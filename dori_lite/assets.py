@@ -151,7 +151,11 @@ def fetch(url: str, name: str, trust: bool = False, folder=None) -> Path:
     Raises RuntimeError without `trust` where nothing is recorded, or when the download fails, and ValueError
     for a changed or unknown file; each in one line that says what to do. A download that breaks off leaves no file.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name) or urlsplit(url).scheme not in ("https", "file"):
+    if (
+        not re.fullmatch(r"\w[\w.-]*", str(name))
+        or not isinstance(url, str)
+        or urlsplit(str(url)).scheme not in ("https", "file")
+    ):
         raise ValueError(f"fetch takes an https address and a plain file name; got {url!r}, {name!r}")
     file = Path(folder or cache_folder()) / name
     note = file.with_name(name + ".sha256")

@@ -6,13 +6,14 @@
 Nothing here changes anything. All raise ValueError.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from numbers import Real
 
 import torch
 
 from .ranges import HIGHEST_SEED as HIGHEST_SEED
 from .ranges import check_count as check_count
+from .ranges import check_list as check_list
 from .ranges import check_number as check_number
 from .ranges import check_positive as check_positive
 from .ranges import check_seed as check_seed
@@ -34,7 +35,8 @@ def check_captions(prompts) -> list[str]:
     """`prompts`, one caption or several, as a list; the empty caption is one too."""
     if isinstance(prompts, str):
         prompts = [prompts]
-    if isinstance(prompts, bytes | Mapping | Set) or not hasattr(prompts, "__iter__"):
+    several = hasattr(prompts, "__iter__") and getattr(prompts, "ndim", 1)  # one number, as a tensor, is no list
+    if isinstance(prompts, bytes | Mapping | Set) or not several:
         cure = "give a caption, a list of captions, or embeddings [B, L, D]"
         raise ValueError(f"prompts are a {type(prompts).__name__}; {cure}")
     prompts = list(prompts)
@@ -47,6 +49,33 @@ def check_captions(prompts) -> list[str]:
         if any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise ValueError(f"caption {k} holds half a character (a lone surrogate), which no file can; remove it")
     return prompts
+
+
+def check_prompts(prompts):
+    """Captions as a list, or embeddings [N, L, D] as they are."""
+    if not isinstance(prompts, torch.Tensor):
+        return check_captions(prompts)
+    if prompts.ndim != 3:
+        raise ValueError(f"embeddings have shape {[*prompts.shape]}; give [N, L, D]")
+    return prompts
+
+
+def check_are_targets(targets) -> None:
+    """Raise ValueError for what is no list of `evaluation.Target`."""
+    strange = [t for t in targets if not is_a(t, "Target")] if isinstance(targets, Iterable) else [targets]
+    if strange:
+        raise ValueError(f"targets are a list of evaluation.Target; got a {type(strange[0]).__name__}")
+
+
+def check_targets(targets) -> None:
+    """Raise ValueError unless these are one or more targets of different names, with pictures of one size."""
+    check_are_targets(targets)
+    if not targets:
+        raise ValueError("there are no targets; give at least one")
+    if len({t.name for t in targets}) < len(targets):
+        raise ValueError("two targets have one name; a table needs to tell them apart")
+    if len({tuple(t.image.shape) for t in targets}) > 1:
+        raise ValueError("targets have pictures of different sizes; resize them to the model's")
 
 
 def check_finite(values: torch.Tensor, what: str) -> None:

@@ -8,6 +8,7 @@ wrong somewhere: `opinions` asks several, `disagreement` counts where they diffe
 detector that sees nothing at all calls nothing a copy: `self_test` tells.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def by_descriptor(name: str, features: Callable, threshold: float, batch: int = 
     Raises ValueError for descriptors that are not finite numbers [B, D], or that do not tell those two apart.
     """
     check_count(f"{name}: batch", batch)
+    if not callable(features):
+        raise ValueError(f"{name}: features are a {type(features).__name__}; give a function of pictures")
     tried = []
 
     def describe(images):
@@ -203,17 +206,18 @@ def disputed(opinions: dict[str, torch.Tensor]) -> torch.Tensor:
 
     Raises ValueError unless the opinions are bool [B], one or more, of one length that is not 0.
     """
-    table = list(opinions.values())
-    sizes = [len(row) if row.ndim == 1 and row.dtype == torch.bool else 0 for row in table]
-    if not sizes or 0 in sizes or len(set(sizes)) > 1:
-        got = ", ".join(f"{key} {str(row.dtype)[6:]} {[*row.shape]}" for key, row in opinions.items()) or "none"
+    table = opinions if isinstance(opinions, Mapping) else {f"a {type(opinions).__name__}": None}
+    kinds = {key: f"{str(getattr(row, 'dtype', ''))[6:]} {[*getattr(row, 'shape', ())]}" for key, row in table.items()}
+    table = list(table.values())
+    if len({*kinds.values()}) != 1 or not re.fullmatch(r"bool \[[1-9]\d*\]", next(iter(kinds.values()))):
+        got = ", ".join(f"{key} {kind}" for key, kind in kinds.items()) or "none"
         raise ValueError(f"give every detector's opinion of the same pictures, each bool [B] with B > 0; got {got}")
     table = torch.stack(table)
     return (table.any(0) & ~table.all(0)).nonzero().flatten()
 
 
 def is_copy(ratio: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
-    """Both detectors agree: adaptive ℓ2 below 1 and SSIM of at least `SSIM_COPY`."""
+    """Both detectors agree: adaptive ℓ2 below 1 and SSIM of at least `SSIM_COPY`. What is NaN is no copy."""
     return (ratio < 1) & (similarity >= SSIM_COPY)
 
 
@@ -223,8 +227,8 @@ def is_copy(ratio: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
 def check_detectors(detectors) -> list:
     """The detectors as a list. Raises ValueError for none, for two of one name and for a single one without a list."""
     found = list(detectors) if isinstance(detectors, Iterable) else []
-    names = [detector.name for detector in found]
-    if not names or len(set(names)) < len(names):
+    names = [getattr(detector, "name", f"a {type(detector).__name__}") for detector in found]
+    if not names or len(set(names)) < len(names) or not all(isinstance(one, Detector) for one in found):
         got = ", ".join(names) or ("none" if isinstance(detectors, Iterable) else f"a {type(detectors).__name__}")
         raise ValueError(f"give a list of one or more detectors of different names; got {got}")
     return found

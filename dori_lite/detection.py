@@ -145,6 +145,7 @@ def between_seed_similarity(
 
     Raises ValueError for a wrong shape, fewer than two seeds or an unknown statistic.
     """
+    check_tensor(differences)
     if differences.ndim != 5 or differences.shape[1] < 2 or not len(differences):
         raise ValueError(
             f"differences have shape {list(differences.shape)}; give [B, S, C, h, w] with two seeds or more"
@@ -167,6 +168,7 @@ def similarity(one: torch.Tensor, other: torch.Tensor, multiscale: bool = True) 
 
     Raises ValueError for a wrong shape, none, or NaN.
     """
+    check_tensor(one), check_tensor(other)
     if one.shape != other.shape or one.ndim != 4 or not len(one):
         raise ValueError(f"compare differences of one shape [N, C, h, w]; got {list(one.shape)}, {list(other.shape)}")
     for differences in (one, other):
@@ -179,6 +181,11 @@ def similarity(one: torch.Tensor, other: torch.Tensor, multiscale: bool = True) 
         compare, size = partial(metrics.structural_similarity_index_measure, sigma=sigma, data_range=1.0), PAIRS
     parts = zip(one.split(size), other.split(size), strict=True)
     return torch.cat([compare(scaled(a), scaled(b), reduction="none").reshape(-1) for a, b in parts])
+
+
+def check_tensor(differences) -> None:
+    if not isinstance(differences, torch.Tensor):
+        raise ValueError(f"differences are a {type(differences).__name__}; give a tensor, as noise_differences does")
 
 
 def difference(without, given):

@@ -104,8 +104,13 @@ def trajectory(pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, em
 
     The last one's `after` is x_0. `guidance` ≤ 1 means none: then the U-Net is asked once a step, unless `empty` is
     given, the empty caption's embeddings [1, L, D], which are computed here otherwise.
-    Raises ValueError for a model that does not predict ε and for impossible numbers.
+    Raises ValueError for a model that does not predict ε, for impossible numbers, and for `x` and `y` that are of
+    another model, not finite or not as many.
     """
+    check_latents(pipe, x)
+    if not isinstance(y, torch.Tensor) or not 1 <= len(x) == len(y := embed(pipe, y)):
+        got = f"{len(y)} embeddings" if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
+        raise ValueError(f"{got} for {len(x)} latents; give as many embeddings [B, L, D], of one latent at least")
     scheduler, guidance = timed_scheduler(pipe, steps, x.device), check_number("guidance", guidance)
     if empty is None and guidance > 1:
         empty = embed(pipe, "").to(y)

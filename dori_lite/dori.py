@@ -8,13 +8,13 @@ noise ε and timesteps t at each step (Finding DoRI, as public notes describe it
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from tqdm.auto import tqdm
 
-from .checks import check_count, check_finite, check_positive, check_seed
+from .checks import check_count, check_finite, check_list, check_positive, check_seed
 from .diffusion import alphas_cumprod, denoising_loss, draw, generator
 from .models import check_latents, check_same_model, conditions, embed, fingerprint
 
@@ -45,6 +45,7 @@ class Triggers:
         no longer pruned, is another one. So it does for steps that no snapshot was kept after.
         """
         check_same_model(pipe, self.model, "these triggers were", transfer)
+        step = None if step is None else check_count("step", step, 0)
         if step is not None and step not in self.snapshots:
             known = ", ".join(map(str, sorted(self.snapshots))) or "none"
             raise ValueError(f"no snapshot was kept after step={step!r}; there are: {known}")
@@ -66,6 +67,8 @@ def stored(tensors) -> Triggers:
 
     Raises ValueError for tensors that are not a trigger's.
     """
+    if not isinstance(tensors, Mapping):
+        raise ValueError(f"a {type(tensors).__name__} is no trigger; give what Triggers.tensors made")
     if missing := {"embeddings", "start", "losses", "model"} - {*tensors}:
         raise ValueError(f"these tensors are no triggers: {min(missing)} is missing; give what Triggers.tensors made")
     model = bytes(tensors["model"].tolist()).decode() or None
@@ -117,12 +120,14 @@ def find_triggers(
         raise ValueError("there are no targets; give the latents of at least one picture")
     steps, batch, samples = check_count("steps", steps), check_count("batch", batch), check_count("samples", samples)
     lr, radius = check_positive("lr", lr), None if radius is None else check_positive("radius", radius)
-    snapshots, seed = [check_count("a snapshot", after, 0, steps) for after in snapshots], check_seed(seed)
+    snapshots = [check_count("a snapshot", after, 0, steps) for after in check_list("snapshots", snapshots, "counts")]
+    seed, streams = check_seed(seed), None if streams is None else check_list("streams", streams, "names")
     n, dtype = len(latents), torch.promote_types(pipe.unet.dtype, torch.float32)
     streams = [str(k) for k in (range(n) if streams is None else streams)]
     if len(streams) != n:
         raise ValueError(f"{len(streams)} streams for {n} targets; give one for each")
-    origin = starts(pipe, prompts, start or ("random" if prompts is None else "prompt"), seed, streams, dtype)
+    start = ("random" if prompts is None else "prompt") if start is None else start
+    origin = starts(pipe, prompts, start, seed, streams, dtype)
     low, high = check_band(band, pipe.scheduler.config.num_train_timesteps)
     free = free_positions(origin, positions)
     y = origin.clone().requires_grad_()
@@ -198,9 +203,9 @@ def free_positions(y: torch.Tensor, positions) -> torch.Tensor | None:
     if positions is None:
         return None
     length = y.shape[1]
-    if not hasattr(positions, "__iter__"):
-        raise ValueError(f"positions={positions!r} must be a list of tokens, from 0 to {length - 1}")
-    positions = [check_count("a position", position, 0, length - 1) for position in positions]
+    positions = [
+        check_count("a position", place, 0, length - 1) for place in check_list("positions", positions, "tokens")
+    ]
     if not positions:
         raise ValueError(f"there are no positions; give at least one from 0 to {length - 1}, or None for all")
     free = torch.zeros(length, 1, dtype=y.dtype, device=y.device)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import copies, masks, metrics
-from .checks import check_captions, check_count, check_pictures, check_seeds
+from .checks import check_are_targets, check_count, check_pictures, check_prompts, check_seeds, check_targets
 from .diffusion import BATCH, GUIDANCE, STEPS, generate
 from .dori import Triggers, find_triggers
 from .models import encode
@@ -44,6 +44,8 @@ class Target:
     def __post_init__(self):
         if not isinstance(self.name, str) or not isinstance(self.caption, str):
             raise ValueError(f"target {self.name!r}: name and caption must be text, not {self.caption!r}; give both")
+        if not isinstance(self.labels, Mapping):
+            raise ValueError(f"target {self.name!r}: labels are a {type(self.labels).__name__}; give a dict")
         if not isinstance(self.image, torch.Tensor) or self.image.ndim != 3:
             got = f"{type(self.image).__name__} {[*getattr(self.image, 'shape', ())]}"
             raise ValueError(f"target {self.name!r}: its image is a {got}; give a tensor [3, H, W] in [0, 1]")
@@ -97,6 +99,7 @@ class World:
 
         The localiser runs in that very model.
         """
+        check_are_targets([target])
         model = self.relation(target, which)
         if model not in self.models:
             raise ValueError(f"{model} was not loaded with this world; there are: {', '.join(self.models)}")
@@ -121,8 +124,7 @@ def ask(
     there are no targets, no seeds or one of them twice, or not one prompt for each target.
     """
     check_targets(targets)
-    prompts = [t.caption for t in targets] if prompts is None else prompts
-    prompts = prompts if isinstance(prompts, torch.Tensor) else check_captions(prompts)
+    prompts = check_prompts([t.caption for t in targets] if prompts is None else prompts)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts for {len(targets)} targets; give one for each")
     return grid(pipe, prompts, seeds, guidance=guidance, steps=steps, batch=batch)
@@ -130,14 +132,11 @@ def ask(
 
 def grid(pipe, prompts, seeds, **sampling) -> torch.Tensor:
     """Every prompt (captions, or embeddings [N, L, D]) under every seed: [N, seeds, 3, H, W], on the CPU."""
-    seeds = metrics.check_distinct(seeds)
-    prompts = prompts if isinstance(prompts, torch.Tensor) else check_captions(prompts)
+    seeds, prompts = metrics.check_distinct(seeds), check_prompts(prompts)
     if isinstance(prompts, list):
         each = [prompt for prompt in prompts for _ in seeds]
-    elif prompts.ndim == 3:
-        each = prompts.repeat_interleave(len(seeds), 0)
     else:
-        raise ValueError(f"embeddings have shape {[*prompts.shape]}; give [N, L, D]")
+        each = prompts.repeat_interleave(len(seeds), 0)
     images = generate(pipe, each, seeds=seeds * len(prompts), **sampling)
     return images.unflatten(0, (len(prompts), len(seeds))).cpu()
 
@@ -149,6 +148,7 @@ def judge(images, target: Target, detectors: Sequence[copies.Detector], alignmen
     Raises ValueError for other pictures, no detectors or two of one name, and scores or an alignment of a wrong shape.
     """
     detectors = copies.check_detectors(detectors)
+    check_are_targets([target]), check_are_targets(others)
     check_pictures(images, f"pictures for {target.name}")
     if images.shape[1:] != target.image.shape:
         raise ValueError(f"pictures for {target.name} are {[*images.shape[1:]]}; give {[*target.image.shape]}")
@@ -218,6 +218,7 @@ def attack(
         raise ValueError(f"pictures of {strange[0]!r} steps cannot be kept; give some of at={at}")
     seeds, detectors = metrics.check_distinct(seeds), copies.check_detectors(detectors)
     options = {**options, "steps": max(at[-1], 1), "snapshots": at}
+    check_are_targets([target])
     with condition as pipe:
         latents = encode(pipe, target.image[None])
         found = find_triggers(pipe, latents, target.caption, start=start, seed=seed, streams=[target.name], **options)
@@ -237,23 +238,18 @@ def look(
 ) -> dict:
     """Ask a condition under other `prompts` than the caption, and `judge`: one row.
 
-    `prompts` are one embedding [L, D] or [1, L, D] for all seeds, one for each [seeds, L, D], a caption, or `Triggers`
+    `prompts` are one embedding [L, D] or [1, L, D] for all seeds, one for each [seeds, L, D], captions, or `Triggers`
     of one target, which are refused in another model than the attacked one unless `transfer`. Raises ValueError as
     `ask` and `judge` do; a seed may come twice where each has an embedding of its own.
     """
     several = isinstance(prompts, torch.Tensor) and prompts.ndim == 3 and len(prompts) > 1
     seeds, detectors = (check_seeds if several else metrics.check_distinct)(seeds), copies.check_detectors(detectors)
+    check_are_targets([target])
     with condition as pipe:
         if isinstance(prompts, Triggers):
             prompts = prompts.on(pipe, transfer=transfer)
+        prompts = check_prompts(prompts[None] if getattr(prompts, "ndim", 0) == 2 else prompts)
+        if len(prompts) not in (1, len(seeds)):
+            raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds; give one, or one for each")
         images = generate(pipe, prompts, seeds=seeds, **world.sampling).cpu()
     return {"transfer": transfer or condition.transfer, **judge(images, target, detectors)}
-
-
-def check_targets(targets) -> None:
-    if not targets:
-        raise ValueError("there are no targets; give at least one")
-    if len({t.name for t in targets}) < len(targets):
-        raise ValueError("two targets have one name; a table needs to tell them apart")
-    if len({tuple(t.image.shape) for t in targets}) > 1:
-        raise ValueError("targets have pictures of different sizes; resize them to the model's")

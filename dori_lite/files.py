@@ -113,7 +113,11 @@ def read_json(path, missing=None):
 def write_json(path, content, indent: int | None = 1) -> None:
     """Write `content`; `indent=None` packs it tightly. Raises ValueError for NaN or infinities (see `plain`)."""
     separators = (",", ":") if indent is None else None
-    write_text(path, json.dumps(content, indent=indent, separators=separators, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(content, indent=indent, separators=separators, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be written as JSON ({error}); store files.plain of it") from None
+    write_text(path, text)
 
 
 def write_text(path, text: str) -> None:
@@ -173,7 +177,11 @@ def to_numpy(value):
 
 
 def as_pil(picture):
-    """A picture as a PIL image: PIL itself, uint8 [H, W, 3], or a tensor [3, H, W] with values in [0, 1]."""
+    """A picture as a PIL image: PIL itself, uint8 [H, W, 3], or a tensor [3, H, W] with values in [0, 1] (clipped).
+
+    Raises ValueError for a tensor of bytes, and for what is of another shape or not finite.
+    """
+    import numpy as np
     from PIL import Image
 
     if hasattr(picture, "convert"):
@@ -181,7 +189,12 @@ def as_pil(picture):
     if hasattr(picture, "is_floating_point") and not picture.is_floating_point():
         raise ValueError("a picture's tensor must be floats in [0, 1]; divide bytes by 255")
     array = to_numpy(picture.float() if hasattr(picture, "detach") else picture)
-    if array.dtype != "uint8":
+    floats = array.dtype.kind == "f"
+    fits = array.ndim == 3 and array.size and array.shape[0 if floats else 2] == 3
+    if not fits or not (np.isfinite(array).all() if floats else array.dtype == "uint8"):
+        got = f"{array.dtype} {[*array.shape]}{', not all finite' if fits and floats else ''}"
+        raise ValueError(f"a picture is a PIL image, finite floats [3, H, W] or bytes [H, W, 3], not {got}; convert it")
+    if floats:
         array = (array.clip(0, 1).transpose(1, 2, 0) * 255).round().astype("uint8")
     return Image.fromarray(array)
 

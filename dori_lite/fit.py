@@ -24,6 +24,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 
 import torch
 from accelerate import Accelerator
@@ -33,8 +34,9 @@ from tqdm.auto import tqdm
 
 from . import files
 from .checkpoints import CHECKPOINT, kinds_of, resume, save
-from .ranges import check_count, check_number
+from .ranges import check_count, check_list, check_number
 
+PRECISIONS = (None, "no", "bf16", "fp16")
 SCHEDULES = ("one-cycle", "constant")
 
 
@@ -105,10 +107,14 @@ def training(
     kind, and a checkpoint that is damaged or of other settings; OSError when `folder` cannot be written to;
     FloatingPointError when the loss is no longer finite. An error in a step or in `batch` leaves the last checkpoint.
     """
-    check_options(steps, lr, weight_decay, clip, warmup, stop_at)
+    check_options(steps, lr, weight_decay, clip, warmup, stop_at, betas)
+    if not (isinstance(checkpoint_every, Real) and checkpoint_every >= 0) or isinstance(checkpoint_every, bool):
+        raise ValueError(f"checkpoint_every={checkpoint_every!r} is no number of seconds; give one, 0 for every step")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}: choose one of {', '.join(map(repr, PRECISIONS))}")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}: choose one of {', '.join(SCHEDULES)}")
-    if ema_decay is not None and not 0 < ema_decay < 1:
+    if ema_decay is not None and not (isinstance(ema_decay, Real) and 0 < ema_decay < 1):
         raise ValueError(f"ema_decay is {ema_decay}: give a number between 0 and 1, or None for no EMA")
     state = {} if state is None else state
     kinds = kinds_of(state)
@@ -183,7 +189,7 @@ def training(
     return {"steps": end, "seconds": round(seconds, 1), "losses": losses, "main": main}
 
 
-def check_options(steps, lr, weight_decay, clip, warmup, stop_at) -> None:
+def check_options(steps, lr, weight_decay, clip, warmup, stop_at, betas) -> None:
     """Raise ValueError for a number that trains nothing, or anything but what was meant."""
     check_count("steps", steps)
     if not check_number("lr", lr, 0):
@@ -196,6 +202,10 @@ def check_options(steps, lr, weight_decay, clip, warmup, stop_at) -> None:
         check_number(name, value, 0, most)
     if stop_at is not None:
         check_count("stop_at", stop_at, 0)
+    if len(check_list("betas", betas, "two numbers")) != 2 or not all(
+        isinstance(b, Real) and 0 <= b < 1 for b in betas
+    ):
+        raise ValueError(f"betas={betas!r:.40} are not two numbers from 0 on and below 1; give AdamW's two")
 
 
 def check_batch(batch, what: str) -> dict:

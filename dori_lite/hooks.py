@@ -25,7 +25,7 @@ def trace(network: torch.nn.Module, names, *, inputs: bool = False):
     they are, with their graph if there is one. Under classifier-free guidance a call's batch holds both halves,
     the unconditional first. Raises ValueError for a name there is no module of.
     """
-    found = {name: [] for name in ([names] if isinstance(names, str) else names)}
+    found = {name: [] for name in listed(names)}
     with ExitStack() as stack:
         for name, module in modules(network, found).items():
 
@@ -90,11 +90,19 @@ def modules(network: torch.nn.Module, names) -> dict[str, torch.nn.Module]:
     """The modules called `names`. Raises ValueError for one there is none of, naming the nearest, or that is dead."""
     if not isinstance(network, torch.nn.Module):
         raise ValueError(f"a {type(network).__name__} is no network; give a torch.nn.Module, such as pipe.unet")
-    known, found, names = dict(network.named_modules()), {}, [names] if isinstance(names, str) else [*names]
+    known, found, names = dict(network.named_modules()), {}, listed(names)
     check_live(network, {name: known[name] for name in names if name in known})
     for name in names:
         if name not in known:
             near = ", ".join(get_close_matches(name, known, 3)) or "none with a similar name"
             raise ValueError(f"the network has no module {name!r}; there are: {near}")
         found[name] = known[name]
+    return found
+
+
+def listed(names) -> list[str]:
+    """One name or several as a list. Raises ValueError for what are no names."""
+    found = [names] if isinstance(names, str) else [*names] if hasattr(names, "__iter__") else [names]
+    if wrong := [name for name in found if not isinstance(name, str)]:
+        raise ValueError(f"a module is asked for by its name, not by {wrong[0]!r:.40}; give a list of names")
     return found

@@ -100,8 +100,15 @@ class WeightMask:
             raise ValueError(f"{path} is not a mask that WeightMask.save wrote") from error
 
 
+def check_mask(mask) -> WeightMask:
+    """`mask` if it is one. Raises ValueError."""
+    if not isinstance(mask, WeightMask):
+        raise ValueError(f"a {type(mask).__name__} is no mask; give a WeightMask, such as masks.of_neurons makes")
+    return mask
+
+
 def combine(one: WeightMask, other: WeightMask, operation) -> WeightMask:
-    layers = {}
+    layers, other = {}, check_mask(other)
     for name in dict.fromkeys([*one.layers, *other.layers]):
         a, b = one.layers.get(name), other.layers.get(name)
         a, b = torch.zeros_like(b) if a is None else a, torch.zeros_like(a) if b is None else b
@@ -138,8 +145,12 @@ def of_neurons(network: torch.nn.Module, neurons: Mapping) -> WeightMask:
 
     Raises ValueError for an unknown layer or a neuron that it has not.
     """
+    if not isinstance(neurons, Mapping):
+        raise ValueError(f"neurons are a {type(neurons).__name__}; give a dict {{layer: output features}}")
     mask = empty(network, neurons)
     for name, rows in neurons.items():
+        if isinstance(rows, Mapping) or not hasattr(rows, "__iter__"):
+            raise ValueError(f"the neurons of {name} are a {type(rows).__name__}; give a list of output features")
         size, rows = len(mask.layers[name]), [*(rows.tolist() if hasattr(rows, "tolist") else rows)]
         for row in rows:
             check_count(f"a neuron of {name}", row, 0, size - 1)
@@ -154,7 +165,7 @@ def random_like(mask: WeightMask, seed: int, *, rows: bool = False) -> WeightMas
     """
     layers = {}
     random = torch.Generator().manual_seed(check_seed(seed))
-    for name, where in mask.layers.items():
+    for name, where in check_mask(mask).layers.items():
         flat = where.flatten(1)
         if rows and not torch.equal(flat.any(1), flat.all(1)):
             raise ValueError(f"the mask of {name} does not prune whole neurons; use rows=False")
@@ -176,9 +187,7 @@ def pruned(pipe, mask: WeightMask | None, *, transfer: bool = False):
     pipeline that `checks.check_pipe` refuses, before anything changes.
     """
     check_pipe(pipe)
-    if not isinstance(mask, WeightMask | None):
-        raise ValueError(f"a {type(mask).__name__} is no mask; give a WeightMask, such as masks.of_neurons makes")
-    wanted = {} if mask is None else dict(mask.layers)
+    wanted = {} if mask is None else dict(check_mask(mask).layers)
     layers = weights(pipe.unet, wanted)
     for name, weight in layers.items():
         if weight.shape != wanted[name].shape:

@@ -33,7 +33,13 @@ def memorization_rate(scores, threshold: float) -> dict:
 
     Raises ValueError for a wrong shape, NaN, truth values, or a threshold that is not a finite number.
     """
-    threshold, scores = check_number("threshold", threshold), torch.as_tensor(scores)
+    threshold, given = check_number("threshold", threshold), scores
+    try:
+        scores = torch.as_tensor(scores)
+    except (TypeError, ValueError, RuntimeError):  # whatever torch says of text, objects and rows of unequal length
+        raise ValueError(f"scores are {given!r:.40}; give numbers [captions, seeds], none missing") from None
+    if scores.is_complex():
+        raise ValueError("scores are complex; give real numbers")
     if scores.dtype == torch.bool:
         raise ValueError("scores are truth values; give the detector's scores, before any threshold")
     scores = scores if scores.is_floating_point() else scores.double()

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 import torch
 
+from . import nemo_search as search
 from .checks import check_count, check_number, check_pipe, check_seeds, check_unet
 from .detection import between_seed_similarity, noise_differences, similarity
 from .diffusion import STEPS
 from .masks import WeightMask, of_neurons
 from .models import check_same_model, conditions, embed, fingerprint, spoken, value_layers
-from .nemo_search import THETA, Ablation, kept_seeds, refine_layers, refine_neurons, schedule
+from .nemo_search import THETA, Ablation, candidates, kept_seeds, plus_deviation, schedule, z_score
 
 SEEDS = range(10)
 VARIANTS = {
@@ -32,12 +33,19 @@ VARIANTS = {
 class Statistics:
     """μ and σ (unbiased) of each neuron's activation over captions that are not memorized: {layer: [out]}.
 
-    `model` is the `fingerprint` of the model they were taken in; without one they fit any.
+    `model` is the `fingerprint` of the model they were taken in; without one they fit any. ValueError unless finite.
     """
 
     mean: Mapping[str, torch.Tensor]
     std: Mapping[str, torch.Tensor]
     model: str | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.mean, Mapping) or not isinstance(self.std, Mapping) or {*self.mean} != {*self.std}:
+            raise ValueError("statistics are two dicts {layer: [out]} of the same layers, mean and std")
+        for name, mean in self.mean.items():
+            if mean.shape != (std := self.std[name]).shape or not (mean.isfinite().all() and std.isfinite().all()):
+                raise ValueError(f"the statistics of {name} are not as many finite means and deviations; redo them")
 
     def of(self, names) -> "Statistics":
         """The same for some of the layers only."""
@@ -125,16 +133,11 @@ def statistics(pipe, prompts, *, which: str = "seven") -> Statistics:
 def z_scores(pipe, prompt, statistics: Statistics, *, transfer: bool = False) -> dict[str, torch.Tensor]:
     """How unusual one caption's activations are, (a − μ) / σ: {layer: [out]}. A neuron that never varies gets 0.
 
-    Raises ValueError for statistics of another model, unless `transfer`.
+    Raises ValueError for several captions, and for statistics of another model, unless `transfer`.
     """
     check(pipe, statistics, transfer)
-    found = activations(pipe, prompt, which=searched(statistics))
+    found = activations(pipe, one_caption(conditions(pipe, prompt)), which=searched(statistics))
     return {name: z_score(a[0], statistics, name) for name, a in found.items()}
-
-
-def z_score(a, statistics: Statistics, name: str):
-    std = statistics.std[name].to(a)
-    return torch.where(std > 0, (a - statistics.mean[name].to(a)) / std, 0.0)
 
 
 def check(pipe, statistics: Statistics, transfer: bool = False) -> None:
@@ -151,9 +154,22 @@ def searched(statistics: Statistics) -> str:
     return "sixteen" if any(name.startswith("up_blocks") for name in statistics.mean) else "seven"
 
 
+def one_caption(y: torch.Tensor) -> torch.Tensor:
+    if len(y) != 1:
+        raise ValueError(f"NeMo localises one caption at a time; got {len(y)}")
+    return y
+
+
+def different(seeds) -> list[int]:
+    """Each of `seeds` once: with the same noise everything is alike."""
+    if len(found := list(dict.fromkeys(check_seeds(seeds)))) < 2:
+        raise ValueError(f"NeMo compares seeds: two seeds or more, at least two different ones, not {len(found)}")
+    return found
+
+
 def several(prompts, what: str):
     prompts = prompts if isinstance(prompts, torch.Tensor) else spoken(prompts)
-    if len(prompts) < 2 or getattr(prompts, "ndim", 3) != 3:
+    if getattr(prompts, "ndim", 3) != 3 or len(prompts) < 2:
         raise ValueError(f"{what} that are not memorized: give at least two, or embeddings [B, L, D] of as many")
     return prompts
 
@@ -173,7 +189,8 @@ def thresholds(
 
     (len(prompts) + len(memorized)) · len(seeds) U-Net samples. Raises ValueError for fewer than two prompts or seeds.
     """
-    rule, prompts = chosen(variant, steps), several(prompts, "a threshold needs several captions")
+    prompts = several(prompts, "a threshold needs several captions")
+    rule, seeds = chosen(variant, steps), different(seeds)
     others = noise_differences(pipe, prompts, seeds, rule["step"], steps=steps)
     tau = plus_deviation(between_seed_similarity(others, multiscale=rule["multiscale"]))
     if memorized is None:
@@ -182,26 +199,12 @@ def thresholds(
     return tau, plus_deviation(torch.stack([similarity(a, b, rule["multiscale"]).max() for a in own for b in others]))
 
 
-def plus_deviation(scores: torch.Tensor) -> float:
-    return (scores.mean() + scores.std()).item()
-
-
 def chosen(variant: str, steps: int) -> dict:
     """Timestep index, sides of the test on z, whether SSIM has several scales. Raises ValueError for an unknown one."""
-    if variant not in VARIANTS:
+    if variant not in [*VARIANTS]:
         raise ValueError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}")
     check_count("steps", steps, VARIANTS[variant]["step"] + 1)
     return VARIANTS[variant]
-
-
-def candidates(activations: Mapping, statistics: Statistics, theta: float, k: int, sides: int = 2) -> dict:
-    """{|z| > θ} ∪ the k highest activations, layer by layer: {layer: ascending indices}; `sides=1`: z > θ."""
-    found = {}
-    for name, a in activations.items():
-        z = z_score(a[0], statistics, name)
-        unusual = ((z.abs() if sides == 2 else z) > theta).nonzero().flatten().tolist()
-        found[name] = sorted({*unusual, *a[0].topk(min(k, a.shape[1])).indices.tolist()})
-    return found
 
 
 @torch.no_grad()
@@ -234,17 +237,12 @@ def localise(
     `lazy=False` asks every seed about every set that is accepted (see `Ablation.stays_below`). Sets are
     reproducible in float64; in less, the order of sums can turn a decision that stands on the threshold.
 
-    Raises ValueError for an empty caption, fewer than two seeds, statistics of another model (unless `transfer`) or an
-    unknown variant.
+    Raises ValueError for a caption, seeds, statistics (another model's unless `transfer`) or a variant that do not fit.
     """
-    rule, seeds, tau = chosen(variant, steps), list(dict.fromkeys(check_seeds(seeds))), check_number("tau", tau)
+    rule, seeds, tau = chosen(variant, steps), different(seeds), check_number("tau", tau)
     bound = tau if tau_blocked is None else check_number("tau_blocked", tau_blocked)
     check(pipe, statistics, transfer)
-    if len(seeds) < 2:
-        raise ValueError(f"NeMo compares seeds: give at least two different ones, not {len(seeds)}")
-    y = conditions(pipe, prompt)
-    if len(y) != 1:
-        raise ValueError(f"NeMo localises one caption at a time; got {len(y)}")
+    y = one_caption(conditions(pipe, prompt))
     clear = noise_differences(pipe, y, seeds, rule["step"], steps=steps)[0]
     keep, spent = kept_seeds(clear, tau, rule["multiscale"]), len(seeds)
     if not keep:
@@ -257,6 +255,6 @@ def localise(
         ablation, lambda theta, k: candidates(a, statistics, theta, k, rule["sides"]), bound, widest
     )
     reference = ablation.highest(blocked) if floor else bound
-    found = refine_neurons(ablation, refine_layers(ablation, blocked, reference), reference)
+    found = search.refine_neurons(ablation, search.refine_layers(ablation, blocked, reference), reference)
     spent, sets = spent + ablation.samples, ablation.sets
     return Localised(found, blocked, True, ablation.seeds, theta, k, floor, reference, spent, sets, fingerprint(pipe))

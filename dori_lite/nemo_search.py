@@ -6,8 +6,11 @@
 The search comes first; the engine, `Ablation`, answers its questions.
 """
 
+from collections.abc import Mapping
+
 import torch
 
+from .checks import check_count, check_number, is_a
 from .detection import similarity
 from .diffusion import initial_noise, timed_scheduler
 from .hooks import edited, replayed, trace
@@ -22,6 +25,28 @@ def kept_seeds(differences, tau: float, multiscale: bool) -> list[int]:
     one, other = torch.combinations(torch.arange(len(differences))).T
     scores = similarity(differences[one], differences[other], multiscale)
     return [s for s in range(len(differences)) if scores[(one == s) | (other == s)].max() > tau]
+
+
+def z_score(a, statistics, name: str):
+    if not is_a(statistics, "Statistics") or name not in statistics.mean or statistics.mean[name].shape != a.shape:
+        raise ValueError("these statistics are of other layers or another model; compute them with this one")
+    std = statistics.std[name].to(a)
+    return torch.where(std > 0, (a - statistics.mean[name].to(a)) / std, 0.0)
+
+
+def candidates(activations: Mapping, statistics, theta: float, k: int, sides: int = 2) -> dict:
+    """{|z| > θ} ∪ the k highest activations, layer by layer: {layer: ascending indices}; `sides=1`: z > θ."""
+    check_count("k", k, 0), check_number("theta", theta), check_count("sides", sides, 1, 2)
+    found = {}
+    for name, a in activations.items():
+        z = z_score(a[0], statistics, name)
+        unusual = ((z.abs() if sides == 2 else z) > theta).nonzero().flatten().tolist()
+        found[name] = sorted({*unusual, *a[0].topk(min(k, a.shape[1])).indices.tolist()})
+    return found
+
+
+def plus_deviation(scores: torch.Tensor) -> float:
+    return (scores.mean() + scores.std()).item()
 
 
 def schedule(ablation: "Ablation", propose, bound: float, widest: int):
@@ -166,10 +191,8 @@ class Ablation:
 
     def highest(self, blocked: dict) -> float:
         """The highest similarity over all seeds: NeMo's `mem`."""
-        self.last, self.doubt = (
-            self.measure(blocked, range(len(self.seeds))).to(self.last),
-            torch.zeros_like(self.doubt),
-        )
+        self.last = self.measure(blocked, range(len(self.seeds))).to(self.last)
+        self.doubt = torch.zeros_like(self.doubt)
         return self.last.max().item()
 
     def estimate(self, blocked: dict) -> None:

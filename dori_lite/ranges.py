@@ -8,7 +8,7 @@ ValueError.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 
 HIGHEST_SEED = 2**64 - 1  # torch's generators take no more
@@ -54,3 +54,29 @@ def check_seeds(seeds) -> list[int]:
     if not (seeds := [check_seed(seed) for seed in (seeds.tolist() if hasattr(seeds, "tolist") else seeds)]):
         raise ValueError("there are no seeds; give at least one")
     return seeds
+
+
+def check_list(name: str, values, of: str) -> list:
+    """`values` as a list. Raises ValueError for a single one, or text."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}={values!r:.40} must be a list of {of}; put it into one, or leave it out")
+    return [*values]
+
+
+def check_mapping(name: str, given) -> Mapping:
+    """`given` if it is a dict or the like that holds something."""
+    if not isinstance(given, Mapping) or not given:
+        what = "empty" if isinstance(given, Mapping) else f"a {type(given).__name__}"
+        raise ValueError(f"{name} is {what}; give a dict with one entry at least")
+    return given
+
+
+def check_rows(rows, *columns: str) -> None:
+    """Raise ValueError unless `rows` is a table (`pandas.DataFrame`) that is not empty and has these columns."""
+    if not hasattr(rows, "columns") or not hasattr(rows, "groupby"):
+        raise ValueError(f"rows are a {type(rows).__name__}; give a DataFrame, such as run.rows(kind)")
+    if missing := [column for column in columns if not isinstance(column, str) or column not in rows.columns]:
+        known = ", ".join(map(str, rows.columns)) or "none"
+        raise ValueError(f"rows have no column {missing[0]!r:.40}; there are: {known}")
+    if not len(rows):
+        raise ValueError("there are no rows; give at least one")

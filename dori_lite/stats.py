@@ -8,6 +8,7 @@ with rates anywhere, at the ends too. Needs numpy alone; scipy and scikit-learn 
 
 import math
 from functools import cache
+from numbers import Real
 
 import numpy as np
 
@@ -173,8 +174,9 @@ def upper_limit(count: int, n: int, level: float = 0.95) -> float:
     from scipy.stats import beta
 
     level = checked_level(level)
-    if not 0 <= count <= n or count % 1 or n % 1:
-        raise ValueError(f"{count} of {n} is not a count of successes; give successes first, trials second")
+    real = all(isinstance(number, Real) and not isinstance(number, bool) for number in (count, n))
+    if not real or not 0 <= count <= n or count % 1 or n % 1:
+        raise ValueError(f"{count!r} of {n!r} is not a count of successes; give successes first, trials second")
     return 1.0 if count == n else float(beta.ppf(level, count + 1, n - count))
 
 
@@ -197,16 +199,24 @@ def roc(positives, negatives) -> dict:
 
 def checked(scores, name) -> np.ndarray:
     """`scores` as a float64 array [N], or ValueError."""
-    if np.ndim(scores) != 1 or not len(scores):
-        raise ValueError(f"{name} have shape {[*np.shape(scores)]}; give one score a caption, and at least one")
-    if not np.isfinite(scores := numbers(scores, name)).all():
+    given = as_array(scores, name)
+    if given.ndim != 1 or not len(given):
+        raise ValueError(f"{name} have shape {[*given.shape]}; give one score a caption, and at least one")
+    if not np.isfinite(scores := numbers(given, name)).all():
         raise ValueError(f"{name} hold NaN or infinite values")
     return scores
 
 
+def as_array(values, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    except ValueError:
+        raise ValueError(f"{name} are of unequal lengths; give one number a unit") from None
+
+
 def numbers(values, name: str) -> np.ndarray:
     """`values` as float64 [units], or ValueError; NaN and infinities pass."""
-    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    values = as_array(values, name)
     if values.dtype.kind not in "iuf":
         raise ValueError(f"{name} are of type {values.dtype}; give one number a unit")
     if values.ndim != 1:

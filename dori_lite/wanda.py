@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .checks import check_count, check_number, check_seed
 from .diffusion import BATCH, GUIDANCE, STEPS, check_sampling, initial_noise, trajectory
-from .hooks import trace
+from .hooks import listed, trace
 from .masks import WeightMask
 from .models import conditions, embed, fingerprint, mlp_layers, value_layers
 
@@ -59,7 +59,7 @@ def activation_norms(
     """
     steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
     calls, seed = check_count("calls", calls, 1, steps), check_seed(seed)
-    names = list(layers(pipe.unet)) if names is None else list(names)
+    names = list(layers(pipe.unet)) if names is None else listed(names)
     y = embed(pipe, "").to(pipe.unet.dtype) if isinstance(prompts, str) and not prompts else conditions(pipe, prompts)
     empty, x_T = embed(pipe, "").to(y), initial_noise(pipe, [seed], y.dtype).to(y.device)
     squares = {name: 0.0 for name in names}
@@ -144,6 +144,8 @@ def localise(
     target = activation_norms(pipe, y, names=found, **options)
     if base is None:
         base = activation_norms(pipe, "", names=found, **options)
+    if not isinstance(base, Mapping):
+        raise ValueError(f"base is a {type(base).__name__}; give the activation_norms of the empty caption")
     for name, norms in target.items():
         if name not in base or base[name].shape != norms.shape:
             raise ValueError(f"base has no norms {[*norms.shape]} of {name}; compute it with the same options")

@@ -83,7 +83,7 @@ def committed() -> str:
 
 
 def power(about: Claim) -> float | None:
-    """The chance that a claim holds if its effect is as planned (`planning.power`, a cluster a unit); None unplanned."""
+    """The chance that a claim holds if its effect is as planned (`planning.power`, a cluster a unit), or None."""
     if about.plan is None:
         return None
     spread = about.plan.sd * (about.plan.clusters / about.plan.n) ** 0.5  # of a cluster's mean

@@ -3,28 +3,19 @@
     rows = run.rows("attack")  # a DataFrame with target, condition, start, steps, descriptor rate, …
     charts.rate_curves(rows, "descriptor rate")
 
-Each returns a matplotlib figure. Shares and rates are in [0, 1]; intervals are `stats.mean_interval`'s, over rows.
+Each returns a matplotlib figure. Shares and rates are in [0, 1]; intervals are `stats.mean_interval`'s, over rows. All
+raise ValueError for rows that lack a column, for none, and for a threshold that is not a finite number.
 """
 
 import numpy as np
 import seaborn as sns
 
-from ..stats import mean_interval
+from ..ranges import check_list, check_mapping, check_number, check_rows
+from . import style
 from .style import BLUE, COPY, PALETTE, RELATIONS, chart, known_only, legend_above, name_rows, shared_legend, styles
 
 COPIES = "share of pictures that are copies"
 STARTS = {"prompt": "from the caption", "random": "from random numbers"}  # where an attack starts
-
-
-def means(rows, by: str, value: str):
-    """Mean of `value` and its 95 % interval at each place of the column `by`: (places, mean, low, high)."""
-    found = rows.groupby(by)[value].apply(lambda values: interval(values, value))
-    return found.index.to_numpy(), *np.array([*found]).T
-
-
-def interval(values, column: str):
-    """Mean and 95 % interval of one column's values, those of shares if its name ends in "rate": (mean, low, high)."""
-    return mean_interval(np.asarray(values, float), bounds=(0, 1) if column.endswith("rate") else None)
 
 
 def bars(mean, low, high):
@@ -38,6 +29,7 @@ def replay_rates(rows, rate: str):
     `rows` has columns target, model ("own twin", "other twin", "parent") and the one called `rate`. Raises ValueError
     for another model.
     """
+    check_rows(rows, "target", "model", rate)
     known_only(rows["model"], RELATIONS)
     names = list(dict.fromkeys(rows["target"]))
     with chart(6.4, 0.34 * len(names) + 1.3, left=False) as (figure, [axis]):
@@ -60,6 +52,7 @@ def exposure_curve(rows, score: str, threshold: float):
     `rows` has columns exposures, model and `score`; other models are left out. From `threshold` on a picture is called
     a copy.
     """
+    check_rows(rows, "exposures", "model", score), check_number("threshold", threshold)
     twins = styles(["own twin", "other twin"])
     with chart(6, 3.6) as (figure, [axis]):
         for (model, (colour, marker, line)), aside in zip(twins.items(), (0.94, 1.06), strict=True):
@@ -84,6 +77,7 @@ def by_condition(rows, value: str, by: str = "condition", label: str | None = No
     `rows` has the columns `by` and `value`, one row a target and condition; targets of either twin share a row.
     `limits` are the axis's.
     """
+    check_rows(rows, by, value)
     names = list(dict.fromkeys(rows[by]))
     with chart(6.6, 0.42 * len(names) + 1, left=False) as (figure, [axis]):
         random = np.random.default_rng(0)
@@ -91,7 +85,7 @@ def by_condition(rows, value: str, by: str = "condition", label: str | None = No
             values = rows.loc[rows[by] == name, value].to_numpy(float)
             heights = k + random.uniform(-0.16, 0.16, len(values))
             axis.scatter(values, heights, s=16, color=BLUE, alpha=0.5, zorder=2)
-            mean, low, high = interval(values, value)
+            mean, low, high = style.interval(values, value)
             axis.plot([low, high], [k, k], color="black", linewidth=2, zorder=3)
             axis.scatter([mean], [k], marker="D", s=40, color="black", zorder=4)
         axis.set(xlabel=label or value, xlim=limits)
@@ -105,6 +99,7 @@ def dose_response(rows, value: str = "descriptor rate", label: str = COPIES):
     `rows` has columns rho (share of each row of weights, in [0, 1]), mask, model and `value`, one row a target, dose
     and mask. Models are panels, never pooled into one line. Raises ValueError for more or fewer than two masks.
     """
+    check_rows(rows, "rho", "mask", "model", value)
     models, masks, doses = sorted(rows["model"].unique()), list(rows["mask"].unique()), sorted(rows["rho"].unique())
     if len(masks) != 2:
         raise ValueError(f"{len(masks)} masks ({', '.join(masks)}); this compares two")
@@ -113,7 +108,7 @@ def dose_response(rows, value: str = "descriptor rate", label: str = COPIES):
         for axis, model in zip(axes, models, strict=True):
             for (mask, (colour, marker, line)), aside in zip(drawn_as.items(), (-0.03, 0.03), strict=True):
                 part = rows[(rows["model"] == model) & (rows["mask"] == mask)]
-                places, mean, low, high = means(part, "rho", value)
+                places, mean, low, high = style.means(part, "rho", value)
                 at, error = np.searchsorted(doses, places) + aside, bars(mean, low, high)
                 axis.errorbar(at, mean, error, color=colour, marker=marker, linestyle=line, label=mask, capsize=3)
             axis.set_xticks(range(len(doses)), [f"{100 * dose:g}" for dose in doses])
@@ -130,6 +125,8 @@ def rate_curves(rows, value="descriptor rate", panels="start", threshold: float 
     names the column whose values are drawn side by side, and `threshold` a height to mark. The axis is stretched near
     0. Raises ValueError for a condition that is not in `PALETTE`.
     """
+    check_rows(rows, "condition", "steps", panels, value)
+    threshold = None if threshold is None else check_number("threshold", threshold)
     known_only(rows["condition"], PALETTE)
     sides = list(dict.fromkeys(rows[panels]))
     with chart(4.4 * len(sides), 3.9, len(sides), sharey=True) as (figure, axes):
@@ -139,7 +136,7 @@ def rate_curves(rows, value="descriptor rate", panels="start", threshold: float 
                 own = part[part["condition"] == name]
                 if own.empty:
                     continue
-                places, mean, low, high = means(own, "steps", value)
+                places, mean, low, high = style.means(own, "steps", value)
                 axis.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
                 axis.plot(places, mean, color=colour, marker=marker, linestyle=line, label=name, ms=5)
             steps = sorted(part["steps"].unique())
@@ -161,7 +158,8 @@ def scatter_detectors(rows, threshold: float):
     pictures: descriptor (a cosine, with its `threshold`) and adaptive l2 (1 / ratio). Raises ValueError for another
     model.
     """
-    known_only(rows["model"], RELATIONS)
+    check_rows(rows, "model", "descriptor", "adaptive l2"), known_only(rows["model"], RELATIONS)
+    threshold = check_number("threshold", threshold)
     points = rows[["model", "descriptor", "adaptive l2"]].explode(["descriptor", "adaptive l2"])
     points = points.astype({"descriptor": float, "adaptive l2": float})
     with chart(5.6, 3.8) as (figure, [axis]):
@@ -183,9 +181,10 @@ def strips(rows, value: str, group: str, hue: str | None = None, label: str | No
 
     All three name columns of `rows`. Raises ValueError when `hue` has more values than there are colours.
     """
+    check_rows(rows, value, group, *([] if hue is None else [hue]))
     with chart(6.2, 0.55 * rows[group].nunique() + 1.3, left=False) as (figure, [axis]):
         shown = {"color": BLUE}
-        if hue:
+        if hue is not None:
             palette = {name: colour for name, (colour, _, _) in styles(rows[hue]).items()}
             shown = {"hue": hue, "dodge": True, "palette": palette}
         sns.stripplot(rows, x=value, y=group, ax=axis, alpha=0.8, size=5, jitter=0.18, **shown)
@@ -194,7 +193,7 @@ def strips(rows, value: str, group: str, hue: str | None = None, label: str | No
             axis.plot([median, median], [k - 0.35, k + 0.35], color="black", linewidth=1.6, zorder=5)
         name_rows(axis, [text.get_text() for text in axis.get_yticklabels()])
         axis.set(xlabel=label or value, ylabel="")
-        if hue:
+        if hue is not None:
             legend_above(axis)
     return figure
 
@@ -204,6 +203,7 @@ def roc_curves(curves: dict, negatives: str = "decoys flagged", positives: str =
 
     Raises ValueError for more.
     """
+    check_mapping("curves", curves)
     drawn_as = styles(curves)
     with chart(4.4, 4) as (figure, [axis]):
         axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
@@ -217,6 +217,7 @@ def roc_curves(curves: dict, negatives: str = "decoys flagged", positives: str =
 
 def score_distributions(scores: dict, threshold: float, label: str = "cosine of descriptors"):
     """A detector's scores, {kind: scores}: one dot a pair, one row a kind, and the threshold of a copy."""
+    check_mapping("scores", scores), check_number("threshold", threshold)
     with chart(6.6, 0.45 * len(scores) + 1.1, left=False) as (figure, [axis]):
         data = {"score": np.concatenate([*map(np.asarray, scores.values())])}
         data["kind"] = np.repeat(list(scores), [len(values) for values in scores.values()])
@@ -230,6 +231,7 @@ def score_distributions(scores: dict, threshold: float, label: str = "cosine of 
 
 def token_bars(weights: dict):
     """Attribution by token: {label: (tokens, weights)}, one panel each, weights as shares of their sum."""
+    check_mapping("weights", weights)
     with chart(3.4 * len(weights), 3.2, len(weights), sharex=True) as (figure, axes):
         for axis, (label, (tokens, values)) in zip(axes, weights.items(), strict=True):
             values = np.asarray(values, float)
@@ -244,7 +246,8 @@ def curves(x, heights: dict, across: str, up: str, log: bool = False):
 
     Raises ValueError when there is no curve, more than four, or one of another length than `x`.
     """
-    x, heights = list(x), {label: [float(value) for value in values] for label, values in heights.items()}
+    x, _ = check_list("x", x, "places on the axis"), check_mapping("0 curves: heights", heights)
+    heights = {label: [float(value) for value in values] for label, values in heights.items()}
     if not 1 <= len(heights) <= 4:
         raise ValueError(f"{len(heights)} curves; this draws one to four")
     if wrong := [label for label, values in heights.items() if len(values) != len(x)]:

@@ -14,6 +14,7 @@ import json
 import os
 
 from ..files import as_pil
+from ..ranges import check_mapping
 from .pictures import as_array
 
 BUILDING = "DORI_BUILD"  # set while the site is built: no kernel will answer its readers
@@ -35,7 +36,9 @@ def explore(frames: dict, names: tuple[str, ...], zoom: int = 4):
 
     Raises ValueError when keys and names do not fit or a combination is missing.
     """
-    if not frames or any(not isinstance(key, tuple) or len(key) != len(names) for key in frames):
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"names are a {type(names).__name__}; give one for each part of the frames' keys")
+    if any(not isinstance(key, tuple) or len(key) != len(names) for key in check_mapping("frames", frames)):
         raise ValueError(f"every frame needs a key of {len(names)} parts: {', '.join(names)}")
     choices = [list(dict.fromkeys(key[k] for key in frames)) for k in range(len(names))]
     expected = 1

@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from ..files import as_pil  # noqa: F401  (one home, for what stores pictures as well)
+from ..ranges import check_mapping, check_number
 from .style import COPY, frame, literal
 
 
@@ -20,7 +21,9 @@ def as_array(image) -> np.ndarray:
     if hasattr(image, "detach"):
         from ..checks import check_pictures  # here, because figures load without torch
 
-        check_pictures(image.detach()[None].clamp(0, 1), "pictures to draw")
+        given = image.detach()[None]
+        sound = given.is_floating_point() and given.isfinite().all()
+        check_pictures(given.clamp(0, 1) if sound else given, "pictures to draw")
         return image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
     array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "uf":
@@ -39,11 +42,14 @@ def as_tensor(image):
 
 
 def open_image(path):
-    """A stored picture as a PIL image, read at once, so that no file stays open."""
-    from PIL import Image
+    """A stored picture as a PIL image, read at once, so that no file stays open. Raises ValueError for no picture."""
+    from PIL import Image, UnidentifiedImageError
 
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is damaged, or no picture; store it again") from None
 
 
 def grid(rows: dict, columns=None, title: str | None = None, size: float = 1.15):
@@ -51,6 +57,7 @@ def grid(rows: dict, columns=None, title: str | None = None, size: float = 1.15)
 
     `columns` are titles above the first row. Raises ValueError when there is nothing to draw.
     """
+    check_mapping("a grid needs at least one picture: rows", rows)
     rows = [(literal(label, lines=max(2, round(5 * size))), list(pictures)) for label, pictures in rows.items()]
     wide = max((len(pictures) for _, pictures in rows), default=0)
     if not wide:
@@ -78,8 +85,7 @@ def maps(values: dict, size: float = 1.6):
 
     Raises ValueError when there is nothing to draw, or what is no map of finite numbers.
     """
-    if not values:
-        raise ValueError("give at least one map")
+    check_mapping("give at least one map: values", values)
     for label, value in values.items():
         if value.ndim != 2 or not (abs(value) < np.inf).all():
             raise ValueError(f"{label}: a map is [h, w] of finite numbers, not {[*value.shape]}; leave out what is not")
@@ -101,6 +107,7 @@ def poster(rows: dict, steps, target, threshold: float, title: str = "", caption
     framed, with a tick beside the score. The picture `target` stands at the left of the first row. Raises ValueError
     for a row of another length.
     """
+    check_mapping("rows", rows), check_number("threshold", threshold)
     if wrong := [label for label, pairs in rows.items() if len(pairs) != len(steps)]:
         raise ValueError(f"{', '.join(wrong)}: give one picture for each of the {len(steps)} numbers of steps")
     inches = 1.35 * (len(steps) + 1) + 1.7, 1.62 * len(rows) + 0.75

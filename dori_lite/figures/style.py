@@ -16,8 +16,11 @@ from contextlib import contextmanager
 from functools import cache
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from ..stats import mean_interval
 
 STYLE = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white", "font.size": 10}
 STYLE |= {"legend.frameon": False}
@@ -79,6 +82,17 @@ def styles(names) -> dict:
         listed = ", ".join(map(str, others))
         raise ValueError(f"{len(others)} names that have no style of their own ({listed}), and {len(free)} to spare")
     return known | dict(zip(others, free, strict=False))
+
+
+def means(rows, by: str, value: str):
+    """Mean of `value` and its 95 % interval at each place of the column `by`: (places, mean, low, high)."""
+    found = rows.groupby(by)[value].apply(lambda values: interval(values, value))
+    return found.index.to_numpy(), *np.array([*found]).T
+
+
+def interval(values, column: str):
+    """Mean and 95 % interval of one column's values, those of shares if its name ends in "rate": (mean, low, high)."""
+    return mean_interval(np.asarray(values, float), bounds=(0, 1) if column.endswith("rate") else None)
 
 
 def known_only(names, known) -> None:

@@ -62,7 +62,7 @@ PATTERN = re.compile(
 
 def read(caption: str) -> Description:
     """The description that a caption states. Raises ValueError for a sentence not of the reef's kind."""
-    found = PATTERN.fullmatch(caption.strip())
+    found = PATTERN.fullmatch(caption.strip()) if isinstance(caption, str) else None
     if not found:
         raise ValueError(f"not a caption of the reef: {caption!r}; write one like 'a striped red fish over rock'")
     parts = found.groupdict()
