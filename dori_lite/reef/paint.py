@@ -6,29 +6,19 @@
 The seed decides positions and shades, never attributes (`scenes`).
 """
 
-import json
 import math
-import os
-import queue
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import asdict
-from operator import index
 
 import numpy as np
+from joblib import Parallel, delayed
 from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
 
-from .scenes import PIXELS, Fish, Scene, stream
+from .scenes import PIXELS, Scene, stream
 from .shapes import LENGTH, SIZE, WIDE, S, bubbles, mix, plants, scaled, seabed, shade, swim
 
 MANY, PART = 256, 64  # scenes from which on processes are worth their start, and scenes that one is given at a time
-# What a worker runs. It sees the modules that this process sees, and never its main script, which need not be guarded.
-WORKER = (
-    "import json, sys; sys.path[:] = json.loads(sys.stdin.readline()); from dori_lite.reef import paint; paint.work()"
-)
 
 WATER_RGB = {  # top, bottom
     "clear": ((150, 222, 236), (58, 156, 200)),
@@ -64,83 +54,19 @@ def paint_all(scenes: list, label: str = "painting"):
 
     if not len(scenes):
         raise ValueError("there are no scenes to paint; give at least one")
-    parts = [scenes[k : k + PART] for k in range(0, len(scenes), PART)]
-    painted = in_workers(parts, label) if len(scenes) >= MANY else [None] * len(parts)
-    # What no worker painted, because there are none here or one has died, is painted by this process.
-    done = [
-        np.stack([as_array(pair) for pair in part]) if p is None else p for part, p in zip(parts, painted, strict=True)
-    ]
-    return torch.from_numpy(np.concatenate(done)).permute(0, 3, 1, 2).contiguous()
+    parts, painted = [scenes[k : k + PART] for k in range(0, len(scenes), PART)], None
+    bar = tqdm(parts, label, delay=5, leave=False)
+    if len(scenes) >= MANY:
+        # joblib's workers never import the main script, which therefore needs no guard.
+        with suppress(BrokenProcessPool, OSError):  # where none can work, this process paints
+            painted = Parallel(n_jobs=-1)(delayed(paint_part)(part) for part in bar)
+    if painted is None:
+        painted = [paint_part(part) for part in parts]
+    return torch.from_numpy(np.concatenate(painted)).permute(0, 3, 1, 2).contiguous()
 
 
-def in_workers(parts: list, label: str) -> list:
-    """The pictures of each part, uint8 [n, 64, 64, 3], painted by processes of their own; None where that failed."""
-    program = os.path.basename(sys.executable or "")
-    if getattr(sys, "frozen", False) or not program.startswith(("python", "pypy")):  # it would start itself again
-        return [None] * len(parts)
-    workers, idle = [], queue.SimpleQueue()
-    try:
-        with suppress(OSError):  # no more processes are to be had
-            for _ in range(min(os.cpu_count() or 1, len(parts))):
-                workers.append(start())
-                idle.put(workers[-1])
-        if not workers:
-            return [None] * len(parts)
-
-        def ask(part):
-            worker = idle.get()
-            try:
-                return asked(worker, part)
-            finally:
-                idle.put(worker)
-
-        with ThreadPoolExecutor(len(workers)) as pool:
-            try:
-                return list(tqdm(pool.map(ask, parts), label, len(parts), delay=5, leave=False))
-            except BaseException:  # the threads wait for the workers: end these first
-                pool.shutdown(wait=False, cancel_futures=True)
-                stop(workers)
-                raise
-    finally:
-        stop(workers)
-
-
-def start() -> subprocess.Popen:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    worker = subprocess.Popen([sys.executable, "-P", "-c", WORKER], **pipes)
-    worker.stdin.write(json.dumps([*map(str, sys.path)]).encode() + b"\n")
-    return worker
-
-
-def asked(worker: subprocess.Popen, part: list):
-    """What `work` answers to one part; None if it does not."""
-    try:
-        line = json.dumps([[asdict(scene), index(seed)] for scene, seed in part])
-        worker.stdin.write(line.encode() + b"\n")
-        worker.stdin.flush()
-        wanted = len(part) * SIZE * SIZE * 3
-        answer = worker.stdout.read(wanted)
-    except (OSError, ValueError, TypeError):  # it is gone, or this is nothing that JSON can hold
-        return None
-    return np.frombuffer(answer, np.uint8).reshape(-1, SIZE, SIZE, 3) if len(answer) == wanted else None
-
-
-def stop(workers: list) -> None:
-    for worker in workers:
-        worker.kill()
-    for worker in workers:
-        with suppress(OSError):
-            worker.stdin.close()
-        worker.stdout.close()
-        worker.wait()
-
-
-def work() -> None:
-    """Paint what comes in, a JSON list of [scene, seed] a line, and write the pixels; what a worker does."""
-    for line in sys.stdin:
-        scenes = [(Scene(**s | {"fish": tuple(Fish(**f) for f in s["fish"])}), seed) for s, seed in json.loads(line)]
-        sys.stdout.buffer.write(b"".join(as_array(pair).tobytes() for pair in scenes))
-        sys.stdout.buffer.flush()
+def paint_part(scenes: list) -> np.ndarray:
+    return np.stack([as_array(pair) for pair in scenes])
 
 
 def as_array(pair) -> np.ndarray:
