@@ -48,7 +48,9 @@ class Statistics:
                 raise ValueError(f"the statistics of {name} are not as many finite means and deviations; redo them")
 
     def of(self, names) -> "Statistics":
-        """The same for some of the layers only."""
+        """The same for some of the layers only. Raises ValueError for one there are none of."""
+        if unknown := [name for name in names if name not in self.mean]:
+            raise ValueError(f"there are no statistics of {unknown[0]!r}; there are: {', '.join(self.mean)}")
         return Statistics({k: self.mean[k] for k in names}, {k: self.std[k] for k in names}, self.model)
 
 

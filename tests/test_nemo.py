@@ -399,7 +399,7 @@ def test_statistics_of_some_layers_are_those_of_a_search_among_them(exact):
         assert torch.equal(seven.mean[name], some.mean[name]) and torch.equal(seven.std[name], some.std[name])
     assert len(every.mean) == 16
     assert nemo.localise(exact, CAPTION, seven, -1.0, **QUICK) == nemo.localise(exact, CAPTION, some, -1.0, **QUICK)
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="there are no statistics of"):
         some.of(every.mean)
 
 

@@ -207,7 +207,7 @@ CLAIMS = {
 
 def claim(key: str) -> Claim:
     """The claim called `key`. Raises ValueError, listing all, for an unknown one."""
-    if key not in CLAIMS:
+    if key not in [*CLAIMS]:
         raise ValueError(f"no claim called {key!r}; there are: {', '.join(CLAIMS)}")
     return CLAIMS[key]
 
@@ -238,10 +238,10 @@ def verdict(claim: Claim, estimate: float, low: float, high: float) -> str:
     """What an estimate of `claim`'s effect and its interval say about the claim.
 
     "holds here" when all of the interval lies above the threshold, "does not hold here" when all of it
-    lies below, "undecided" when it touches the threshold or any of the numbers is NaN (fewer than two
+    lies below, "undecided" when it touches the threshold or any of the numbers is not finite (fewer than two
     units). Raises ValueError unless low ≤ high.
     """
-    if any(math.isnan(x) for x in (estimate, low, high)):
+    if any(math.isnan(x) for x in (estimate, low, high)) or not math.isfinite(estimate):
         return UNDECIDED
     if low > high:
         raise ValueError(f"claim {claim.key}: the interval [{low}, {high}] is upside down; give its lower end first")
