@@ -89,6 +89,7 @@ def find_triggers(
     streams: Sequence | None = None,
     snapshots: Sequence[int] = (),
     positions: Sequence[int] | None = None,
+    subspace: int | None = None,
     radius: float | None = None,
     band: tuple[int, int] | None = None,
     resample: bool = True,
@@ -102,8 +103,10 @@ def find_triggers(
     paper's). Each of `steps` Adam steps (rate `lr`, no weight decay) sees `batch` fresh pairs of ε ~ N(0, I) and
     t ~ U over all training timesteps. `snapshots` are the numbers of steps after which y is kept.
 
-    For the critics: `positions` lets only these tokens move; `radius` keeps ‖y − y⁽⁰⁾‖₂ within a ball; `band`
-    (low, high) draws t with low ≤ t < high; `resample=False` fixes ε and t for all steps.
+    For the critics: `positions` lets only these tokens move; `subspace` lets y move in so many directions of [L, D]
+    alone, orthonormal and random (those of `seed`, the same for all targets), of which Adam sees the coordinates;
+    `radius` keeps ‖y − y⁽⁰⁾‖₂ within a ball; `band` (low, high) draws t with low ≤ t < high; `resample=False` fixes ε
+    and t for all steps.
 
     Draws belong to (`seed`, target's entry in `streams` [default: 0, 1, …], step): a target's result does not
     depend on the others beside it. `samples` bounds a U-Net batch, which holds one target at least. y and Adam's
@@ -129,33 +132,36 @@ def find_triggers(
     start = ("random" if prompts is None else "prompt") if start is None else start
     origin = starts(pipe, prompts, start, seed, streams, dtype)
     low, high = check_band(band, pipe.scheduler.config.num_train_timesteps)
-    free = free_positions(origin, positions)
-    y = origin.clone().requires_grad_()
-    optimizer = torch.optim.Adam([y], lr)
-    alphas = alphas_cumprod(pipe).to(y)
-    x_0, losses, kept = latents.to(y), [], {}
+    free, basis = free_positions(origin, positions), directions(origin, subspace, positions, seed)
+    begin = origin if basis is None else origin.new_zeros(n, len(basis))
+    z = begin.clone().requires_grad_()  # what moves: y itself, or its coordinates in the subspace
+    optimizer = torch.optim.Adam([z], lr)
+    alphas = alphas_cumprod(pipe).to(origin)
+    x_0, losses, kept = latents.to(origin), [], {}
     per_pass = max(1, samples // batch)
     scale = 2.0**14 if pipe.unet.dtype == torch.float16 else 1.0  # mean-reduced gradients vanish in half precision
 
     with tqdm(total=steps, desc="attack", delay=5, leave=False) as bar:
         for step in range(steps):
+            y = place(z, origin, basis).requires_grad_()
             if step in snapshots:
                 kept[step] = y.detach().clone()
             noise, t = draw(streams, seed, step if resample else 0, batch, x_0, low, high)
-            y.grad, now = torch.zeros_like(y), []
+            slope, now = torch.zeros_like(y), []
             for part in torch.arange(n).split(per_pass):
                 loss = denoising_loss(pipe.unet, x_0[part], y[part], noise[part], t[part], alphas)
-                y.grad += torch.autograd.grad(loss.sum() * scale, y)[0] / scale
+                slope += torch.autograd.grad(loss.sum() * scale, y)[0] / scale
                 now.append(loss.detach())
             losses.append(torch.cat(now))
             if free is not None:
-                y.grad *= free
+                slope *= free
+            z.grad = slope if basis is None else slope.flatten(1) @ basis.T
             optimizer.step()
             if radius is not None:
-                project(y, origin, radius)
-            check_step(step, streams, losses[-1], y)
+                project(z, begin, radius)
+            check_step(step, streams, losses[-1], z)
             bar.update()
-    y = y.detach()
+    y = place(z, origin, basis)
     kept |= {step: y.clone() for step in snapshots if step == steps}
     found = Triggers(y, origin, torch.stack(losses, 1), kept, fingerprint(pipe))
     moved = found.displacement / origin.flatten(1).norm(dim=1).clamp(min=torch.finfo(y.dtype).tiny)
@@ -213,12 +219,30 @@ def free_positions(y: torch.Tensor, positions) -> torch.Tensor | None:
     return free
 
 
+def directions(y: torch.Tensor, k, positions, seed: int) -> torch.Tensor | None:
+    """k orthonormal directions of [L, D], [k, L·D], that belong to `seed`; None for all."""
+    if k is None:
+        return None
+    size = y[0].numel()
+    if positions is not None:
+        raise ValueError("positions and subspace are two restrictions; give one of them")
+    k = check_count("subspace", k, 1, size)
+    drawn = torch.randn(size, k, generator=generator(seed, "subspace", k), dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.T.to(y)
+
+
 @torch.no_grad()
-def project(y, start, radius: float) -> None:
-    """Bring y back into the ball ‖y − start‖₂ ≤ radius, each target by itself."""
-    move = y - start
-    norm = move.flatten(1).norm(dim=1).clamp(min=torch.finfo(y.dtype).tiny)
-    y.copy_(start + move * (radius / norm).clamp(max=1)[:, None, None])
+def place(z: torch.Tensor, origin: torch.Tensor, basis) -> torch.Tensor:
+    """The embeddings [N, L, D] at z: z itself, or the origin moved by z's coordinates [N, k]."""
+    return z.detach().clone() if basis is None else origin + (z @ basis).view_as(origin)
+
+
+@torch.no_grad()
+def project(z, begin, radius: float) -> None:
+    """Bring z back into the ball ‖z − begin‖₂ ≤ radius, each target by itself."""
+    move = z - begin
+    norm = move.flatten(1).norm(dim=1).clamp(min=torch.finfo(z.dtype).tiny)
+    z.copy_(begin + move * (radius / norm).clamp(max=1).reshape(-1, *[1] * (z.ndim - 1)))
 
 
 def check_band(band, total: int) -> tuple[int, int]:

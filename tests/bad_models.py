@@ -238,6 +238,9 @@ TABLE = {
         band=("list -None", (0, 100)),
         samples="count",
     ),
+    "dori.find_triggers, subspace": row(
+        pipe="pipe", latents="latents", subspace="count -None", steps="count", batch="count"
+    ),
     "dori.Triggers.on": row(self=lambda k: k.triggers, pipe="pipe", step="count -None"),
     "dori.stored": row(tensors=("mapping", lambda k: k.triggers.tensors())),
     # ---- locality

@@ -353,6 +353,42 @@ def test_only_the_named_positions_move(pipe, latents):
             assert step == 0 or ((y - found.start)[:, free].norm(dim=2) > 0.01).all()
 
 
+def test_a_subspace_is_searched_by_its_coordinates(exact, latents):
+    """Adam written out on the coordinates in directions that are orthonormal and the same for all targets."""
+    x_0, start, k = latents[:1].double(), embed(exact, CAPTIONS[:1]), 5
+    options = {"prompts": start, "streams": STREAMS[:1], "subspace": k, "steps": 3, "seed": 4, "snapshots": range(4)}
+    found = find_triggers(exact, x_0, **options)
+    moves = torch.cat([found.snapshots[step] - start for step in (1, 2, 3)]).flatten(1)
+    other = find_triggers(exact, latents[1:2].double(), **options | {"streams": ["another"]})
+    everything = torch.cat([moves, (other.embeddings - start).flatten(1)])
+    basis = dori.directions(start, k, None, 4)
+    close(basis @ basis.T, torch.eye(k).double())
+    assert torch.linalg.matrix_rank(moves) == 3
+    close(everything @ basis.T @ basis, everything)  # nothing lies outside
+    assert not torch.allclose(basis, dori.directions(start, k, None, 5))
+
+    scheduler, z, first, second = DDIMScheduler.from_config(exact.scheduler.config), torch.zeros(k).double(), 0.0, 0.0
+    for step in range(3):
+        random = generator(4, str(STREAMS[0]), step)
+        noise = torch.randn(8, *x_0.shape[1:], generator=random).double()
+        t = torch.randint(0, 1000, (8,), generator=random)
+        leaf = (start + (z @ basis).view_as(start)).requires_grad_()
+        x_t = scheduler.add_noise(x_0.expand(8, -1, -1, -1), noise, t)
+        torch.nn.functional.mse_loss(exact.unet(x_t, t, leaf.expand(8, -1, -1)).sample, noise).backward()
+        gradient = basis @ leaf.grad.flatten()
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        z = z - 0.1 * (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+        close(found.snapshots[step + 1], start + (z @ basis).view_as(start), 1e-6)
+
+
+def test_a_subspace_within_a_ball(pipe, latents):
+    options = {"prompts": CAPTIONS, "subspace": 64, **QUICK}
+    plain = find_triggers(pipe, latents, **options)
+    assert (plain.displacement > 0.5).all()
+    held = find_triggers(pipe, latents, **options, radius=0.3)
+    torch.testing.assert_close(held.displacement, torch.full_like(held.displacement, 0.3), rtol=1e-4, atol=0)
+
+
 def test_the_ball_holds_and_binds(pipe, latents):
     options = {"prompts": CAPTIONS, "snapshots": range(4), **QUICK}
     plain = find_triggers(pipe, latents, **options)
@@ -434,6 +470,9 @@ def test_errors_are_one_clear_line(pipe, latents, one_line):
         wrong("a position=.* is not a count that fits; give a whole number from 0 to 27", positions=positions)
     wrong("there are no positions; give at least one from 0 to 27, or None for all", positions=[])
     wrong("positions=3 must be a list of tokens", positions=3)
+    for k in (0, -1, 28 * 16 + 1, 2.5, True, "all"):
+        wrong("subspace=.* is not a count that fits; give a whole number from 1 to 448", subspace=k)
+    wrong("positions and subspace are two restrictions; give one of them", subspace=4, positions=[1])
     for name in ("radius", "lr"):
         for value in (0, -0.1):
             wrong(f"{name} must be above 0; got {name}={value}", **{name: value})
