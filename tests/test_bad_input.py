@@ -78,7 +78,8 @@ LEFT_OUT = {
         hooks.shape hooks.modules hooks.listed masks.check_mask distances.parts_of copies.check_detectors
         copies.check_given metrics.captions_of metrics.clip detection.difference detection.scaled detection.noises
         detection.every_pair detection.readable nemo.different nemo.chosen wanda.reduce wanda.wide wanda.score wanda.top
-        wanda.union dori.check_step dori.starts dori.free_positions dori.directions dori.place dori.project stats.quantile stats.checked
+        wanda.union dori.check_step dori.starts dori.free_positions dori.directions dori.place dori.project
+        stats.quantile stats.checked
         stats.numbers stats.by_cluster fit.check_options fit.check_batch fit.check_losses fit.new_schedule
         reef.paint.in_workers reef.paint.asked reef.paint.work reef.paint.arrange reef.paint.hills
         reef.attributes.convolutions reef.descriptor.batches reef.calibrate.positives reef.calibrate.negatives
