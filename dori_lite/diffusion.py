@@ -99,11 +99,12 @@ class Step(NamedTuple):
 
 
 @torch.no_grad()
-def trajectory(pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, empty=None) -> Iterator[Step]:
+def trajectory(pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, empty=None, unets=None) -> Iterator[Step]:
     """DDIM (η = 0) from x_T `x` [B, C, h, w] under embeddings `y` [B, L, D]: yields each of `steps` `Step`s.
 
     The last one's `after` is x_0. `guidance` ≤ 1 means none: then the U-Net is asked once a step, unless `empty` is
-    given, the empty caption's embeddings [1, L, D], which are computed here otherwise.
+    given, the empty caption's embeddings [1, L, D], which are computed here otherwise. `unets` are the U-Nets that
+    predict, one for each step, where it is not always the pipeline's own.
     Raises ValueError for a model that does not predict ε, for impossible numbers, and for `x` and `y` that are of
     another model, not finite or not as many.
     """
@@ -116,12 +117,13 @@ def trajectory(pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, em
         empty = embed(pipe, "").to(y)
     x = x * scheduler.init_noise_sigma
     both = y if empty is None else torch.cat([empty.expand_as(y), y])
-    for t in scheduler.timesteps:
+    unets = [pipe.unet] * len(scheduler.timesteps) if unets is None else unets
+    for t, unet in zip(scheduler.timesteps, unets, strict=True):
         without = None
         if empty is None:
-            noise = given = pipe.unet(x, t, both, return_dict=False)[0]
+            noise = given = unet(x, t, both, return_dict=False)[0]
         else:
-            without, given = pipe.unet(torch.cat([x, x]), t, both, return_dict=False)[0].chunk(2)
+            without, given = unet(torch.cat([x, x]), t, both, return_dict=False)[0].chunk(2)
             noise = without + max(guidance, 1.0) * (given - without)
         after = scheduler.step(noise, t, x, return_dict=False)[0]
         yield Step(t, x, without, given, after)

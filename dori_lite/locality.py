@@ -1,4 +1,4 @@
-"""Where a memory enters: parts of the U-Net that hear the empty caption, in some steps of the sampler.
+"""Where a memory enters and when: parts of the U-Net that hear the empty caption, or another U-Net, in some steps.
 
     pictures = silenced(pipe, captions, GROUPS["up"], range(0, 6), seeds=range(4), guidance=5.0, steps=25)
     y = positions_zeroed(pipe, "a caption", "padding")  # an embedding without some of its positions
@@ -8,10 +8,10 @@ A layer that hears the empty caption is *silenced*: its text goes in as for "", 
 
 import torch
 
-from .checks import check_count, check_seeds, check_unet
+from .checks import check_count, check_pipe, check_seeds, check_unet
 from .diffusion import BATCH, GUIDANCE, STEPS, check_sampling, initial_noise, trajectory
 from .hooks import edited, modules
-from .models import conditions, decode, embed
+from .models import conditions, decode, embed, latent_shape
 
 GROUPS = {  # of modules, by the beginning of their names
     "down": ("down_blocks.",),
@@ -57,16 +57,8 @@ def silenced(
     as it does, for a layer that the U-Net has not, and for a step that the sampler has not.
     """
     steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
-    y, seeds, layers = conditions(pipe, prompts), check_seeds(seeds), modules(pipe.unet, names)
-    if len(y) == 1:
-        y = y.expand(len(seeds), -1, -1)
-    if len(y) != len(seeds):
-        raise ValueError(f"{len(y)} prompts and {len(seeds)} seeds do not pair up; give as many, or one prompt")
-    if not hasattr(window, "__iter__") and window is not None:
-        raise ValueError(f"window={window!r:.40} must be a list of steps, such as range(6), or None for all")
-    window = {check_count("window: step", k, 0) for k in (range(steps) if window is None else window)}
-    if wrong := sorted(step for step in window if step >= steps):
-        raise ValueError(f"there is no step {wrong[0]}; choose 0 to {steps - 1}")
+    y, seeds = paired(pipe, prompts, seeds)
+    window, layers = steps_of(window, steps), modules(pipe.unet, names)
     empty, now = embed(pipe, "").to(y), {"step": 0}
     heard = {name: layer(empty) for name, layer in layers.items()}
 
@@ -82,6 +74,55 @@ def silenced(
                 now["step"], x_0 = following, step.after
             done.append(decode(pipe, x_0))
     return torch.cat(done)
+
+
+@torch.no_grad()
+def exchanged(
+    pipe,
+    other,
+    prompts,
+    window,
+    *,
+    seeds,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    batch: int = BATCH,
+) -> torch.Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] for which the U-Net of `other` predicts in the steps of `window`.
+
+    `pipe` predicts in the others, and gives embeddings and decoder, which both models must share. `prompts` and `seeds`
+    are paired. Raises ValueError for models of other text encoders or latents, and as `silenced` does.
+    """
+    steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
+    check_pipe(other)
+    (y, seeds), window = paired(pipe, prompts, seeds), steps_of(window, steps)
+    if not torch.equal(embed(pipe, ""), embed(other, "").to(y.device)) or latent_shape(pipe) != latent_shape(other):
+        raise ValueError("these models do not share text encoder and latents; exchange U-Nets of one family, as twins")
+    unets = [other.unet if step in window else pipe.unet for step in range(steps)]
+    x_T, done = initial_noise(pipe, seeds, y.dtype).to(y.device), []
+    for part_x, part_y in zip(x_T.split(batch), y.split(batch), strict=True):
+        for step in trajectory(pipe, part_x, part_y, guidance=guidance, steps=steps, unets=unets):
+            x_0 = step.after
+        done.append(decode(pipe, x_0))
+    return torch.cat(done)
+
+
+def paired(pipe, prompts, seeds) -> tuple[torch.Tensor, list[int]]:
+    """Embeddings [B, L, D] and as many seeds; one prompt goes with all seeds."""
+    y, seeds = conditions(pipe, prompts), check_seeds(seeds)
+    if len(y) not in (1, len(seeds)):
+        raise ValueError(f"{len(y)} prompts and {len(seeds)} seeds do not pair up; give as many, or one prompt")
+    return y.expand(len(seeds), -1, -1), seeds
+
+
+def steps_of(window, steps: int) -> set[int]:
+    """The steps of a window, counted from 0; all of them for None."""
+    if not hasattr(window, "__iter__") and window is not None:
+        raise ValueError(f"window={window!r:.40} must be a list of steps, such as range(6), or None for all")
+    window = {check_count("window: step", k, 0) for k in (range(steps) if window is None else window)}
+    if wrong := sorted(step for step in window if step >= steps):
+        raise ValueError(f"there is no step {wrong[0]}; choose 0 to {steps - 1}")
+    return window
 
 
 def positions_zeroed(pipe, caption: str, *places: str) -> torch.Tensor:

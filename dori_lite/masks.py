@@ -176,6 +176,23 @@ def random_like(mask: WeightMask, seed: int, *, rows: bool = False) -> WeightMas
     return WeightMask(layers, mask.model)
 
 
+def resized(mask: WeightMask, like: WeightMask, seed: int) -> WeightMask:
+    """`mask` with as many pruned weights in each layer as `like`: thinned or filled up at random.
+
+    For a control by another caption's mask: what it chose, at equal density. Raises ValueError for other layers.
+    """
+    layers, random = {}, torch.Generator().manual_seed(check_seed(seed))
+    for name, wanted in check_mask(like).layers.items():
+        where = check_mask(mask).layers.get(name)
+        if where is None or where.shape != wanted.shape:
+            raise ValueError(f"the masks are not of the same layers ({name}); find both with the same settings")
+        order = torch.rand(where.numel(), generator=random) + (~where.flatten().cpu())  # the mask's own come first
+        chosen = torch.zeros(where.numel(), dtype=torch.bool)
+        chosen[order.argsort()[: int(wanted.sum())]] = True
+        layers[name] = chosen.reshape(where.shape).to(where.device)
+    return WeightMask(layers, mask.model)
+
+
 @contextmanager
 def pruned(pipe, mask: WeightMask | None, *, transfer: bool = False):
     """`pipe` with the mask's weights at zero while the body runs; yields the pipeline.

@@ -91,6 +91,11 @@ TABLE = {
     "masks.random_like": row(
         mask=("mask -of another model -another layer -another shape", lambda k: k.rows), seed="seed", rows=("", True)
     ),
+    "masks.resized": row(
+        mask=("mask -of another model", lambda k: k.rows),
+        like=("mask -of another model", lambda k: k.rows),
+        seed="seed",
+    ),
     "masks.pruned": row(pipe="pipe", mask="mask"),
     # ---- distances and copies
     "distances.l2": row(**PICTURES),
@@ -249,6 +254,15 @@ TABLE = {
         pipe="pipe",
         prompts="prompts",
         names="layers",
+        window=("list -None -empty", [0]),
+        seeds="seeds",
+        batch="count",
+        **STEPS,
+    ),
+    "locality.exchanged": row(
+        pipe="pipe",
+        other="pipe",
+        prompts="prompts",
         window=("list -None -empty", [0]),
         seeds="seeds",
         batch="count",

@@ -1,5 +1,7 @@
 """Layers that hear the empty caption, and embeddings without some positions."""
 
+import copy
+
 import pytest
 import torch
 
@@ -61,6 +63,44 @@ def test_nothing_is_left_behind(pipe):
     before = generate(pipe, CAPTION, seeds=[0], **S)
     draw(pipe, locality.text_layers(pipe.unet, "up"))
     assert torch.equal(generate(pipe, CAPTION, seeds=[0], **S), before)
+
+
+@pytest.fixture(scope="module")
+def twin(pipe):
+    """Another U-Net of the same family."""
+    other = copy.copy(pipe)
+    other.unet = copy.deepcopy(pipe.unet)
+    with torch.no_grad():
+        other.unet.conv_in.weight += 0.2
+    return other
+
+
+def exchange(pipe, twin, window):
+    return locality.exchanged(pipe, twin, CAPTION, window, seeds=range(3), **S)
+
+
+def test_a_u_net_takes_over_in_its_window_alone(pipe, twin):
+    own, others = (generate(p, CAPTION, seeds=range(3), **S) for p in (pipe, twin))
+    assert torch.equal(exchange(pipe, twin, []), own) and torch.equal(exchange(pipe, twin, None), others)
+    late, early = exchange(pipe, twin, range(2, 4)), exchange(pipe, twin, range(0, 2))
+    assert torch.equal(late, exchange(twin, pipe, range(0, 2))) and not torch.equal(late, early)
+    scheduler, x = timed_scheduler(pipe, 4, "cpu"), initial_noise(pipe, [0])
+    y, empty = embed(pipe, CAPTION), embed(pipe, "")
+    with torch.no_grad():
+        for step, t in enumerate(scheduler.timesteps):
+            unet = (pipe if step < 2 else twin).unet
+            without, given = (unet(x, t, text).sample for text in (empty, y))
+            x = scheduler.step(without + 3.0 * (given - without), t, x).prev_sample
+    assert torch.allclose(late[:1], decode(pipe, x), atol=1e-5)
+
+
+def test_models_that_do_not_share_their_text_encoder_are_refused(pipe, twin, one_line):
+    stranger = copy.copy(twin)
+    stranger.text_encoder = copy.deepcopy(pipe.text_encoder)
+    with torch.no_grad():
+        next(stranger.text_encoder.parameters()).add_(0.1)
+    one_line(ValueError, "these models do not share text encoder and latents", exchange, pipe, stranger, [0])
+    one_line(ValueError, "give a pipeline as dori_lite.load gives it", exchange, pipe, "reef/twin-b", [0])
 
 
 def test_positions_are_zeroed_where_they_are(pipe):

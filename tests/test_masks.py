@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from dori_lite import nemo, wanda
 from dori_lite.diffusion import initial_noise
 from dori_lite.hooks import edited
-from dori_lite.masks import WeightMask, empty, of_neurons, pruned, random_like
+from dori_lite.masks import WeightMask, empty, of_neurons, pruned, random_like, resized
 from dori_lite.models import embed, fingerprint
 
 PLACES = [f"down_blocks.{k}.attentions.{i}" for k in range(3) for i in range(2)] + ["mid_block.attentions.0"]
@@ -63,6 +63,24 @@ def test_sets_of_weights(pipe):
     found = of_neurons(pipe.unet, {NAMES[0]: (3, 15), NAMES[1]: []}).layers
     assert [k for k, row in enumerate(found[NAMES[0]]) if row.all()] == [3, 15]
     assert found[NAMES[0]].sum() == 32 and not found[NAMES[1]].any()
+
+
+def test_a_mask_is_brought_to_anothers_density():
+    other = WeightMask({"p": torch.rand(8, 8) < 0.5, "q": torch.rand(4, 4) < 0.1})
+    like = WeightMask({"p": torch.rand(8, 8) < 0.2, "q": torch.rand(4, 4) < 0.6}, "a model")
+    found, again, third = (resized(other, like, seed) for seed in (0, 0, 1))
+    assert found == again != third
+    for name, where in found.layers.items():
+        assert where.sum() == like.layers[name].sum()
+    assert (found.layers["p"] <= other.layers["p"]).all()  # thinned: nothing it had not chosen
+    assert (found.layers["q"] >= other.layers["q"]).all()  # filled up: all that it had chosen
+    assert resized(like, like, 3) == like
+
+
+def test_masks_of_other_layers_are_not_resized(one_line):
+    one = WeightMask({"p": torch.ones(2, 2) > 0})
+    for other in (WeightMask({"q": torch.ones(2, 2) > 0}), WeightMask({"p": torch.ones(2, 3) > 0})):
+        one_line(ValueError, r"the masks are not of the same layers \(p\)", resized, other, one, 0)
 
 
 def test_random_masks(pipe):
