@@ -79,7 +79,8 @@ LEFT_OUT = {
         copies.check_given metrics.captions_of metrics.clip detection.difference detection.scaled detection.noises
         detection.every_pair detection.readable nemo.different nemo.chosen wanda.reduce wanda.wide wanda.score wanda.top
         wanda.union dori.check_step dori.starts dori.free_positions dori.directions dori.place dori.project
-        locality.paired locality.steps_of stats.quantile stats.checked stats.numbers stats.by_cluster fit.check_options fit.check_batch fit.check_losses fit.new_schedule
+        locality.paired locality.steps_of stats.quantile stats.checked stats.numbers
+        stats.by_cluster fit.check_options fit.check_batch fit.check_losses fit.new_schedule
         reef.paint.paint_part reef.paint.arrange reef.paint.hills
         reef.attributes.convolutions reef.descriptor.batches reef.calibrate.positives reef.calibrate.negatives
         reef.calibrate.complete_captions reef.calibrate.test_split reef.calibrate.set_threshold
