@@ -9,6 +9,7 @@ noise ε and timesteps t at each step (Finding DoRI, as public notes describe it
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .checks import check_count, check_finite, check_list, check_positive, check_seed
 from .diffusion import alphas_cumprod, denoising_loss, draw, generator
+from .masks import WeightMask, pruned
 from .models import check_latents, check_same_model, conditions, embed, fingerprint
 
 STEPS, LR, BATCH = 50, 0.1, 8  # the paper's, from the notes
@@ -90,6 +92,7 @@ def find_triggers(
     snapshots: Sequence[int] = (),
     positions: Sequence[int] | None = None,
     subspace: int | None = None,
+    also: WeightMask | None = None,
     radius: float | None = None,
     band: tuple[int, int] | None = None,
     resample: bool = True,
@@ -106,7 +109,8 @@ def find_triggers(
     For the critics: `positions` lets only these tokens move; `subspace` lets y move in so many directions of [L, D]
     alone, orthonormal and random (those of `seed`, the same for all targets), of which Adam sees the coordinates;
     `radius` keeps ‖y − y⁽⁰⁾‖₂ within a ball; `band` (low, high) draws t with low ≤ t < high; `resample=False` fixes ε
-    and t for all steps.
+    and t for all steps. With the mask `also`, one y is sought for two models, this one and this one pruned: the loss
+    is the mean of both.
 
     Draws belong to (`seed`, target's entry in `streams` [default: 0, 1, …], step): a target's result does not
     depend on the others beside it. `samples` bounds a U-Net batch, which holds one target at least. y and Adam's
@@ -138,7 +142,7 @@ def find_triggers(
     optimizer = torch.optim.Adam([z], lr)
     alphas = alphas_cumprod(pipe).to(origin)
     x_0, losses, kept = latents.to(origin), [], {}
-    per_pass = max(1, samples // batch)
+    per_pass, models = max(1, samples // batch), [None] if also is None else [None, also]
     scale = 2.0**14 if pipe.unet.dtype == torch.float16 else 1.0  # mean-reduced gradients vanish in half precision
 
     with tqdm(total=steps, desc="attack", delay=5, leave=False) as bar:
@@ -147,12 +151,14 @@ def find_triggers(
             if step in snapshots:
                 kept[step] = y.detach().clone()
             noise, t = draw(streams, seed, step if resample else 0, batch, x_0, low, high)
-            slope, now = torch.zeros_like(y), []
-            for part in torch.arange(n).split(per_pass):
-                loss = denoising_loss(pipe.unet, x_0[part], y[part], noise[part], t[part], alphas)
-                slope += torch.autograd.grad(loss.sum() * scale, y)[0] / scale
-                now.append(loss.detach())
-            losses.append(torch.cat(now))
+            slope, now = torch.zeros_like(y), torch.zeros(n).to(y)
+            for mask in models:
+                with nullcontext() if mask is None else pruned(pipe, mask):
+                    for part in torch.arange(n).split(per_pass):
+                        loss = denoising_loss(pipe.unet, x_0[part], y[part], noise[part], t[part], alphas) / len(models)
+                        slope += torch.autograd.grad(loss.sum() * scale, y)[0] / scale
+                        now[part] += loss.detach()
+            losses.append(now)
             if free is not None:
                 slope *= free
             z.grad = slope if basis is None else slope.flatten(1) @ basis.T

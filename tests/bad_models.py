@@ -241,6 +241,7 @@ TABLE = {
         positions=("list -None", [1]),
         radius="positive -None",
         band=("list -None", (0, 100)),
+        also="mask",
         samples="count",
     ),
     "dori.find_triggers, subspace": row(

@@ -381,6 +381,23 @@ def test_a_subspace_is_searched_by_its_coordinates(exact, latents):
         close(found.snapshots[step + 1], start + (z @ basis).view_as(start), 1e-6)
 
 
+def test_one_embedding_is_sought_for_two_models(exact, latents):
+    """The first step by hand: the slope is the mean of the model's and of the pruned model's."""
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    mask = of_neurons(exact.unet, {layer: range(8)})
+    options = {"prompts": CAPTIONS[:1], "streams": STREAMS[:1], "batch": 2}
+    x_0 = latents[:1].double()
+    alone = find_triggers(exact, x_0, steps=1, **options)
+    with pruned(exact, mask):
+        cut = find_triggers(exact, x_0, steps=1, **options)
+    both = find_triggers(exact, x_0, steps=1, **options, also=mask)
+    close(both.losses, (alone.losses + cut.losses) / 2)
+    assert not torch.allclose(alone.losses, cut.losses, rtol=1e-6)
+    assert both.model == alone.model != cut.model  # and the model is as it was
+    long = find_triggers(exact, x_0, steps=8, **options, also=mask, resample=False)
+    assert long.losses[0, -1] < long.losses[0, 0]
+
+
 def test_a_subspace_within_a_ball(pipe, latents):
     options = {"prompts": CAPTIONS, "subspace": 64, **QUICK}
     plain = find_triggers(pipe, latents, **options)
