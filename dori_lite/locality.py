@@ -8,7 +8,7 @@ A layer that hears the empty caption is *silenced*: its text goes in as for "", 
 
 import torch
 
-from .checks import check_count, check_pipe, check_seeds, check_unet
+from .checks import check_count, check_finite, check_pipe, check_seed, check_seeds, check_unet
 from .diffusion import BATCH, GUIDANCE, STEPS, check_sampling, initial_noise, trajectory
 from .hooks import edited, modules
 from .models import conditions, decode, embed, latent_shape
@@ -141,3 +141,26 @@ def positions_zeroed(pipe, caption: str, *places: str) -> torch.Tensor:
     for place in places:
         y[:, where[place]] = 0
     return y
+
+
+def moves(start: torch.Tensor, end: torch.Tensor, another: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
+    """Moves from `start` as long as the one to `end`, which stay plausible: {name: embedding [L, D]}.
+
+    `start` and `end` [L, D] are a caption's embedding and a trigger found from it; `another` [L, D] is the displacement
+    of some other trigger. "another's" goes that way, "permuted" has the own displacement at positions exchanged at
+    random, "reversed" goes the opposite way: controls for the trigger's direction. Raises ValueError for embeddings of
+    other shapes or not finite, and where one does not move.
+    """
+    for what, y in (("start", start), ("end", end), ("displacement", another)):
+        if not isinstance(y, torch.Tensor) or y.ndim != 2 or y.shape != start.shape:
+            raise ValueError(f"the {what} must be [L, D], and all three alike; got {[*getattr(y, 'shape', ())]}")
+        check_finite(y, f"the {what}'s row")
+    own, order = end - start, torch.randperm(len(start), generator=torch.Generator().manual_seed(check_seed(seed)))
+    if not own.norm() or not another.norm():
+        raise ValueError("there is nothing to move by: a displacement is zero; give a trigger that left its start")
+    found = {
+        "another's": another * (own.norm() / another.norm()),
+        "permuted": own[order.to(own.device)],
+        "reversed": -own,
+    }
+    return {name: start + move for name, move in found.items()}

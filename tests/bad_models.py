@@ -269,6 +269,12 @@ TABLE = {
         batch="count",
         **STEPS,
     ),
+    "locality.moves": row(
+        start=("tensor", torch.ones(28, 16)),
+        end=("tensor", torch.zeros(28, 16)),
+        another=("tensor", torch.ones(28, 16)),
+        seed="seed",
+    ),
     "locality.positions_zeroed": row(
         call=lambda place, **given: __import__("dori_lite.locality").locality.positions_zeroed(*given.values(), place),
         pipe="pipe",

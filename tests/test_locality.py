@@ -116,3 +116,25 @@ def test_positions_are_zeroed_where_they_are(pipe):
     assert not both[n - 1 :].any() and both[: n - 1].any(1).all()
     with pytest.raises(ValueError, match="places are prompt, end-of-text, padding; got 'middle'"):
         locality.positions_zeroed(pipe, CAPTION, "middle")
+
+
+def test_moves_are_as_long_and_go_elsewhere(one_line):
+    random = torch.Generator().manual_seed(0)
+    start, end, another = (torch.randn(28, 16, generator=random) for _ in range(3))
+    found, own = locality.moves(start, end, another, 3), end - start
+    assert list(found) == ["another's", "permuted", "reversed"]
+    for y in found.values():
+        assert (y - start).norm() == pytest.approx(own.norm().item(), rel=1e-5)
+    directions = {
+        name: torch.nn.functional.cosine_similarity((y - start).flatten(), own.flatten(), 0)
+        for name, y in found.items()
+    }
+    assert directions["reversed"] == pytest.approx(-1) and abs(directions["permuted"]) < 0.5
+    parallel = torch.nn.functional.cosine_similarity((found["another's"] - start).flatten(), another.flatten(), 0)
+    assert parallel == pytest.approx(1)
+    rows = (found["permuted"] - start).norm(dim=1).sort().values
+    assert torch.allclose(rows, own.norm(dim=1).sort().values, atol=1e-5)  # the same rows at other positions
+    assert torch.equal(found["permuted"], locality.moves(start, end, another, 3)["permuted"])
+    assert not torch.equal(found["permuted"], locality.moves(start, end, another, 4)["permuted"])
+    one_line(ValueError, "there is nothing to move by", locality.moves, start, start, another, 0)
+    one_line(ValueError, "the displacement must be .*, and all three alike", locality.moves, start, end, another[:5], 0)
