@@ -78,7 +78,7 @@ def verified(folder, name: str) -> Path:
         known = sorted({path.split("/")[0] for path in listed if "/" in path})
         raise FileNotFoundError(f"no weights called {name!r} in {folder}; there are: {', '.join(known)}")
     for path, digest in hashes.items():
-        file, cure = folder / path, f"restore it with `git checkout -- data/reef/{path}`"
+        file, cure = folder / path, f"restore it with `git checkout -- data/{folder.name}/{path}`"
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; {cure}")
         if sha256(file) != digest:
