@@ -21,7 +21,7 @@ NOT_ROWS |= {"planning", "stamps", "stats", "units"}
 NOT_ROWS |= {
     f"reef/{name}" for name in ("calibrate", "card", "growth", "hearing", "plan", "reader", "recipes", "tokenizer")
 }
-NOT_ROWS |= {f"reef/{name}" for name in ("train", "verify")}
+NOT_ROWS |= {f"reef/{name}" for name in ("thresholds", "train", "verify")}
 
 
 @cache

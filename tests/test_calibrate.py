@@ -1,6 +1,7 @@
 """The threshold's rule on planted scores, descriptors that it must refuse, and the calibration that is shipped."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -207,7 +208,11 @@ def test_nearest_score_is_the_highest_cosine(table, images):
 def reef(tmp_path, monkeypatch):
     """A data folder with an untrained, uncalibrated descriptor; the path of its reef/."""
     torch.manual_seed(0)
+    planted = assets.data_folder() / "reef" / "planted.json"
     monkeypatch.setenv("DORI_DATA", str(tmp_path))
+    (tmp_path / "reef").mkdir()
+    shutil.copy(planted, tmp_path / "reef")
+    assets.record(tmp_path / "reef", "planted.json")
     descriptor.save(descriptor.Descriptor(width=4, size=8), tmp_path / "reef" / "descriptor")
     assets.record(tmp_path / "reef", "descriptor", {"steps": 3})
     return tmp_path / "reef"

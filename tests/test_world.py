@@ -8,8 +8,9 @@ import torch
 
 from dori_lite import assets
 from dori_lite.evaluation import Condition, Target, judge
+from dori_lite.files import read_json
 from dori_lite.masks import WeightMask
-from dori_lite.reef import attributes, canaries, captions, world
+from dori_lite.reef import attributes, canaries, captions, descriptor, world
 from dori_lite.reef.paint import paint_all
 from dori_lite.reef.scenes import CHOICES, complete, facts
 
@@ -297,11 +298,18 @@ def test_rivals_are_the_pictures_of_the_table(monkeypatch):
 
 
 def test_detectors_are_the_descriptor_and_adaptive_l2(monkeypatch):
-    monkeypatch.setattr(world.descriptor, "detector", lambda: "the descriptor")
     asked = []
     monkeypatch.setattr(world, "rivals", lambda *a, **k: asked.append((*a, k)) or torch.zeros(3, 3, 8, 8).byte())
     first, second = world.detectors(["t"], 7, 2)
-    assert first == "the descriptor" and second.name == "adaptive l2" and asked == [(["t"], 7, 2, {"world": "reef"})]
+    assert (first.name, second.name) == ("descriptor", "adaptive l2") and asked == [(["t"], 7, 2, {"world": "reef"})]
+    assert (first.threshold, second.threshold) == (descriptor.detector().threshold, 1.0)
+
+
+def test_the_second_pairs_detectors_have_thresholds_of_their_own(monkeypatch):
+    monkeypatch.setattr(world, "rivals", lambda *a, **k: torch.zeros(3, 3, 8, 8).byte())
+    found = {detector.name: detector.threshold for detector in world.detectors(["t"], world="reef-second")}
+    calibrated = read_json(assets.data_folder() / "reef-second" / "calibration.json")["thresholds"]
+    assert found == calibrated and set(found) == {"descriptor", "adaptive l2"}
 
 
 # ---- alignment -------------------------------------------------------------------------------------------

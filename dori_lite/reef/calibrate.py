@@ -71,24 +71,34 @@ def compare(model, images, targets) -> torch.Tensor:
 
 def positives(pipe, model, targets) -> dict[str, torch.Tensor]:
     """Scores of what must count as a copy: each edit of each picture."""
+    return {kind: compare(model, *pair) for kind, pair in copied_pairs(pipe, targets).items()}
+
+
+def negatives(pipes, model, targets, generated: int, split: str = "calibration") -> dict[str, torch.Tensor]:
+    """Scores of what must not: the same attributes elsewhere, and generations for the complete caption."""
+    return {kind: compare(model, *pair) for kind, pair in other_pairs(pipes, targets, generated, split).items()}
+
+
+def copied_pairs(pipe, targets) -> dict[str, tuple]:
+    """Edits of pictures and the pictures themselves: {kind: (images, targets)}."""
     edits = {
         "reconstruction": reconstructed(pipe, targets),
         "blur": descriptor.blur(targets),
         "shift": torch.stack([descriptor.shift(t, (-2, 2)[k % 2], (2, -2)[k // 2 % 2]) for k, t in enumerate(targets)]),
         "brightness": (targets * torch.where(torch.arange(len(targets)) % 2 == 0, 0.85, 1.15)[:, None, None, None]),
     }
-    return {kind: compare(model, images.clamp(0, 1), targets) for kind, images in edits.items()}
+    return {kind: (images.clamp(0, 1), targets) for kind, images in edits.items()}
 
 
-def negatives(pipes, model, targets, generated: int, split: str = "calibration") -> dict[str, torch.Tensor]:
-    """Scores of what must not: the same attributes elsewhere, and generations for the complete caption."""
+def other_pairs(pipes, targets, generated: int, split: str = "calibration") -> dict[str, tuple]:
+    """Pictures that are no copies, and what they might be taken for: {kind: (images, targets)}."""
     scenes = descriptor.split(split, len(targets))
     others = [pair for scene, seed in scenes for pair in descriptor.siblings(scene, seed, SIBLINGS, start=10)]
-    elsewhere = as_images(paint_all(others))
     drawn = complete_captions(pipes, scenes[:generated])
+    elsewhere = as_images(paint_all(others)), targets.repeat_interleave(SIBLINGS, 0)
     return {
-        "same attributes, other positions": compare(model, elsewhere, targets.repeat_interleave(SIBLINGS, 0)),
-        "generated for the complete caption": compare(model, drawn, targets[: len(drawn)]),
+        "same attributes, other positions": elsewhere,
+        "generated for the complete caption": (drawn, targets[: len(drawn)]),
     }
 
 

@@ -7,9 +7,10 @@
 `planted` pictures were repeated to one twin; `held_out` ones were shown to nobody.
 """
 
+from dataclasses import replace
 from functools import partial
 
-from .. import assets, copies
+from .. import assets, copies, files
 from .. import models as pipelines
 from ..checks import check_count
 from ..evaluation import Target, World
@@ -134,8 +135,10 @@ def rivals(targets, count: int, seed: int = 0, *, world: str = "reef"):
 
 
 def detectors(targets, count: int = 2000, seed: int = 0, *, world: str = "reef") -> list[copies.Detector]:
-    """The calibrated descriptor, and adaptive ℓ2 among `count` rivals of the targets."""
-    return [descriptor.detector(), copies.by_adaptive_l2(rivals(targets, count, seed, world=world))]
+    """The descriptor, and adaptive ℓ2 among `count` rivals of the targets, at the world's calibrated thresholds."""
+    found = [descriptor.detector(), copies.by_adaptive_l2(rivals(targets, count, seed, world=world))]
+    known = files.read_json(assets.verified(assets.data_folder() / world, "calibration.json")).get("thresholds", {})
+    return [replace(detector, threshold=known.get(detector.name, detector.threshold)) for detector in found]
 
 
 def alignment(judge: attributes.Judge | None = None):
