@@ -83,6 +83,7 @@ LEFT_OUT = {
         stats.by_cluster fit.check_options fit.check_batch fit.check_losses fit.new_schedule
         reef.paint.paint_part reef.paint.arrange reef.paint.hills
         reef.attributes.convolutions reef.descriptor.batches reef.calibrate.positives reef.calibrate.negatives
+        reef.calibrate.copied_pairs reef.calibrate.other_pairs
         reef.calibrate.complete_captions reef.calibrate.test_split reef.calibrate.set_threshold
         figures.style.characters figures.style.means figures.style.interval figures.style.frame figures.style.chart
         figures.style.name_rows figures.style.legend_above figures.style.shared_legend figures.charts.bars
