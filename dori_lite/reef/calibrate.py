@@ -120,17 +120,17 @@ def complete_captions(pipes, scenes) -> torch.Tensor:
     return images
 
 
-def choose(scores: dict[str, torch.Tensor]) -> float:
+def choose(scores: dict[str, torch.Tensor], highest: float = 1) -> float:
     """The lowest threshold, in hundredths, that keeps each kind's false positives within the rule.
 
-    Raises ValueError if there is none up to 1, or for scores that are missing or not finite.
+    Raises ValueError if there is none up to `highest`, or for scores that are missing or not finite.
     """
     if not isinstance(scores, dict) or not scores or not all(len(s) and s.isfinite().all() for s in scores.values()):
         raise ValueError("the rule takes one or more finite scores of each kind of hard negative")
-    for hundredths in range(0, 101):
+    for hundredths in range(0, round(100 * highest) + 1):
         if all((s >= hundredths / 100).float().mean() <= FALSE_POSITIVES for s in scores.values()):
             return hundredths / 100
-    raise ValueError("no threshold up to 1 tells the hard negatives apart; train the descriptor longer")
+    raise ValueError(f"no threshold up to {highest} tells the hard negatives apart; train the descriptor longer")
 
 
 def counted(scores: torch.Tensor, threshold: float) -> dict:

@@ -19,10 +19,10 @@ from ..fit import CHECKPOINT, fit
 from . import descriptor, plan
 from .canaries import picture
 from .paint import paint_all
+from .world import SAMPLING
 
 WHOSE, SEEDS = "twin-a", 4
 MOMENTS = (0, 188, 375, 750, 1125, 1500, 2000, 3000)  # steps; after the last, the twin is finished
-SAMPLING = {"guidance": 5.0, "steps": 25, "batch": 32}  # `world.SAMPLING`, which is not known to training
 
 
 def follow(task, batch, folder, stop_at=None, **options) -> None:

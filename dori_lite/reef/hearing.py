@@ -12,8 +12,7 @@ import torch
 from ..diffusion import generate
 from ..locality import PLACES, positions_zeroed, silenced, text_layers
 from ..models import embed
-from ..stats import upper_limit
-from . import canaries, descriptor, world
+from . import calibrate, canaries, descriptor, world
 from .captions import read, write
 
 LAYERS = ("all", "seven", "up", "up_blocks.1", "up_blocks.2", "up_blocks.3")
@@ -53,8 +52,8 @@ def copied(images, targets, detector) -> torch.Tensor:
 
 
 def counted(flags: torch.Tensor) -> dict:
-    count, n = int(flags.sum()), len(flags)
-    return {"count": count, "n": n, "rate": round(count / n, 4), "upper95": round(upper_limit(count, n), 4)}
+    """`calibrate.counted` of what is true."""
+    return calibrate.counted(flags.float(), 1.0)
 
 
 def empty_caption(pipe, family, detector, count: int) -> dict:

@@ -15,7 +15,7 @@ from ..diffusion import generate
 from ..masks import pruned
 from ..models import load
 from . import canaries, descriptor, localisers, world
-from .calibrate import FALSE_POSITIVES, GENERATED, SCENES, as_images, copied_pairs, counted, other_pairs
+from .calibrate import FALSE_POSITIVES, GENERATED, SCENES, as_images, choose, copied_pairs, other_pairs, rates
 from .paint import paint_all
 
 RIVALS, SEEDS, HIGHEST = 2000, 64, 5.0  # training pictures, pictures a mask, the highest threshold that is tried
@@ -79,14 +79,5 @@ def scored(detector: copies.Detector, pairs: dict) -> dict:
 
 
 def lowest(scores: dict[str, torch.Tensor]) -> float:
-    """The rule, over thresholds from 0.01 to `HIGHEST`. Raises ValueError if there is none, or without scores."""
-    if not scores or not all(len(s) and s.isfinite().all() for s in scores.values()):
-        raise ValueError("the rule takes one or more finite scores of each kind of hard negative")
-    for hundredths in range(1, int(100 * HIGHEST) + 1):
-        if all((s >= hundredths / 100).float().mean() <= FALSE_POSITIVES for s in scores.values()):
-            return hundredths / 100
-    raise ValueError(f"no threshold up to {HIGHEST} tells the hard negatives apart; use another detector")
-
-
-def rates(scores: dict, threshold: float) -> dict:
-    return {side: {kind: counted(s, threshold) for kind, s in kinds.items()} for side, kinds in scores.items()}
+    """`calibrate.choose`, over thresholds up to `HIGHEST`: adaptive ℓ2's scores are no cosines."""
+    return choose(scores, HIGHEST)
