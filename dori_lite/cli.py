@@ -48,7 +48,7 @@ def about():
 def train(
     name: str = typer.Argument(help="autoencoder, judge, descriptor, text-encoder, parent, twin-a or twin-b"),
     smoke: bool = typer.Option(False, help="a tiny model for a few steps, in runs/smoke"),
-    out: Path = typer.Option(None, help="where the weights go [default: data/reef-second]"),
+    out: Path = typer.Option(None, help="where the weights go [default: data/reef]"),
     work: Path = typer.Option(None, help="checkpoints and caches [default: runs/train]"),
 ):
     """Train one model of the reef; interrupted, run it again and it goes on."""
@@ -56,12 +56,12 @@ def train(
         os.execve(sys.executable, [sys.executable, "-m", "dori_lite.cli", *sys.argv[1:]], os.environ | MALLOC)
     import torch
 
-    from .book.committed import committed
+    from .book.claims import committed
     from .reef import train as training
 
     torch.set_flush_denormal(True)
     root = Path("runs/smoke") if smoke else None
-    out = out or (root / "weights" if smoke else Path("data/reef-second"))
+    out = out or (root / "weights" if smoke else Path("data/reef"))
     work = work or (root / "work" if smoke else Path("runs/train"))
     if folder := training.train(name, out, work, smoke, claims=committed()):
         print(f"{name}: weights in {folder}")
@@ -89,17 +89,9 @@ def publish(run: Path = typer.Argument(help="a run's folder, such as runs/reef/0
 
 
 @app.command()
-def recompute(world: str = typer.Option("reef", help="whose published rows")):
-    """Set what published rows say with today's intervals beside the verdicts they were published with."""
-    from .book import effects
-
-    print(f"written: {effects.write_recomputed(world)}")
-
-
-@app.command()
 def verify_models(
     quick: bool = typer.Option(False, help="fewer pictures and seeds"),
-    pair: str = typer.Option("reef", help="the pair of twins: reef or reef-second"),
+    pair: str = typer.Option("reef", help="the pair of twins: reef or reef-first"),
 ):
     """Check that the models do what the book says of them."""
     from .reef import verify

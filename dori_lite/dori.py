@@ -54,9 +54,10 @@ class Triggers:
         return self.embeddings if step is None else self.snapshots[step]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What `Run.keep` keeps of them; `stored` makes them of it again, without snapshots."""
+        """What `Run.keep` keeps of them; `stored` makes them of it again."""
         model = torch.tensor(list((self.model or "").encode()), dtype=torch.uint8)
-        return {"embeddings": self.embeddings, "start": self.start, "losses": self.losses, "model": model}
+        found = {"embeddings": self.embeddings, "start": self.start, "losses": self.losses, "model": model}
+        return found | {f"after {step}": y for step, y in self.snapshots.items()}
 
     @property
     def displacement(self) -> torch.Tensor:
@@ -74,7 +75,8 @@ def stored(tensors) -> Triggers:
     if missing := {"embeddings", "start", "losses", "model"} - {*tensors}:
         raise ValueError(f"these tensors are no triggers: {min(missing)} is missing; give what Triggers.tensors made")
     model = bytes(tensors["model"].tolist()).decode() or None
-    return Triggers(tensors["embeddings"], tensors["start"], tensors["losses"], {}, model)
+    snapshots = {int(name[6:]): y for name, y in tensors.items() if name.startswith("after ")}
+    return Triggers(tensors["embeddings"], tensors["start"], tensors["losses"], snapshots, model)
 
 
 @torch.enable_grad()

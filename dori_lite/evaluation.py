@@ -94,17 +94,21 @@ class World:
     sampling: Mapping = field(default_factory=lambda: {"guidance": GUIDANCE, "steps": STEPS, "batch": BATCH})
     alignment: Callable[[torch.Tensor, Target], torch.Tensor] | None = None
 
-    def condition(self, target: Target, which: str = "own", prune: str | None = None) -> Condition:
+    def condition(
+        self, target: Target, which: str = "own", prune: str | None = None, found_in: str | None = None
+    ) -> Condition:
         """The model that is `which` to the target, pruned for the target's caption by a method, if one is named.
 
-        The localiser runs in that very model.
+        The localiser runs in that very model, or in the one that is `found_in` to the target.
         """
         check_are_targets([target])
-        model = self.relation(target, which)
-        if model not in self.models:
-            raise ValueError(f"{model} was not loaded with this world; there are: {', '.join(self.models)}")
-        mask = self.localise(model, prune, target.caption) if prune else None
-        return Condition(f"{which}, {prune}" if prune else which, self.models[model], mask)
+        model, source = (self.relation(target, word) for word in (which, found_in or which))
+        for name in (model, source):
+            if name not in self.models:
+                raise ValueError(f"{name} was not loaded with this world; there are: {', '.join(self.models)}")
+        mask = self.localise(source, prune, target.caption) if prune else None
+        name = ", ".join(word for word in (which, prune, prune and found_in and f"mask of {found_in}") if word)
+        return Condition(name, self.models[model], mask, transfer=mask is not None and source != model)
 
 
 class Found(NamedTuple):

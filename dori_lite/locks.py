@@ -55,3 +55,11 @@ def held(path, busy: str):
     finally:
         if ours:
             release(path)
+
+
+def rank() -> int:
+    """This process's number among those of `accelerate launch`; 0 without it."""
+    text = os.environ.get("RANK", "0")
+    if not text.isdecimal():
+        raise ValueError(f"RANK={text!r} is no process's number; unset it, or start with `accelerate launch`")
+    return int(text)

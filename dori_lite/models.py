@@ -32,7 +32,7 @@ NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": 
 DEFAULTS = {"unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280}}
 DEFAULTS |= {"text_encoder": {"hidden_size": 512}}
 SD14 = {"id": "CompVis/stable-diffusion-v1-4", "revision": "133a221b8aa7292a167afc5127cb63fb5005638b"}
-PAIRS = ("reef", "reef-second")  # of twins, each with its parent, below data/
+PAIRS = ("reef", "reef-first")  # of twins, each with its parent, below data/
 REEF = tuple(f"{pair}/{name}" for pair in PAIRS for name in ("parent", "twin-a", "twin-b"))
 
 

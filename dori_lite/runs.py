@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote
@@ -91,9 +92,9 @@ class Run:
 
     def __init__(self, folder: Path, chapter: str, world: str, profile: dict, seed: int):
         self.folder, self.chapter, self.world, self.profile, self.seed = folder, chapter, world, profile, seed
-        self.rank = rank()
+        self.rank = locks.rank()
         self.stamp = None  # what `open_run` wrote; without it the run is for reading
-        self.open = None  # the unit that `todo` has handed out: kind, axes, plan
+        self.open = None  # the unit that `todo` has handed out: kind, axes, plan, when
         self.plans = {}  # kind → {unit: plan}, of the units that were asked for
 
     @property
@@ -119,7 +120,7 @@ class Run:
             if key(unit) in known and known[key(unit)]["plan"] == plan:
                 continue
             self._write_alone()
-            outer, self.open = self.open, (kind, dict(zip(axes, unit, strict=True)), plan)
+            outer, self.open = self.open, (kind, dict(zip(axes, unit, strict=True)), plan, time.monotonic())
             try:
                 yield values if len(values) > 1 else values[0]
                 if self.open is not None:
@@ -142,10 +143,11 @@ class Run:
             rows = rows.rows
         if self.open is None:
             raise ValueError("there is no unit in work: keep what a loop over run.todo(...) asks for")
-        kind, axes, plan = self.open
+        kind, axes, plan, began = self.open
         rows = rows_of(kind, axes, rows)
         unit = [str(value) for value in axes.values()]
-        line = json.dumps({"unit": unit, "plan": plan, "rows": rows}, allow_nan=False) + "\n"
+        seconds = round(time.monotonic() - began, 2)
+        line = json.dumps({"unit": unit, "plan": plan, "rows": rows, "seconds": seconds}, allow_nan=False) + "\n"
         if tensors:
             self._save_tensors(slug(kind, *unit), tensors)
         pictures = {self._image(kind, *unit, name): image for name, image in (images or {}).items()}
@@ -168,6 +170,11 @@ class Run:
             if plans is None or plans.get(unit) == line["plan"]:
                 found += [{k: math.nan if v is None else v for k, v in row.items()} for row in line["rows"]]
         return pd.DataFrame(found)
+
+    def minutes(self) -> float:
+        """How long all units took together, by the clock."""
+        lines = [line for kind in self.kinds() for line in self._read(kind).values()]
+        return sum(line.get("seconds", 0.0) for line in lines) / 60
 
     def kinds(self) -> list[str]:
         """The kinds of rows there are."""
@@ -232,7 +239,7 @@ class Run:
         Expected are `models`, `numbers` and `verdicts`, each a dict. Ranks above 0 write nothing.
         """
         record = {"chapter": self.chapter, "world": self.world, "profile": self.profile, "seed": self.seed}
-        record |= {"versions": assets.versions(), "machine": assets.machine()}
+        record |= {"versions": assets.versions(), "machine": assets.machine(), "minutes": round(self.minutes(), 1)}
         if clash := sorted(record.keys() & content.keys()):
             raise ValueError(f"a record's {', '.join(clash)} come from the run; give these values other names")
         record = plain(record | {"models": {}, "numbers": {}, "verdicts": {}} | content)
@@ -247,14 +254,6 @@ class Run:
         if (record := files.read_json(self.folder / "record.json")) is None:
             raise FileNotFoundError(f"{self.folder} has no record: execute its chapter to the end")
         return record
-
-
-def rank() -> int:
-    """This process's number among those of `accelerate launch`; 0 without it."""
-    text = os.environ.get("RANK", "0")
-    if not text.isdecimal():
-        raise ValueError(f"RANK={text!r} is no process's number; unset it, or start with `accelerate launch`")
-    return int(text)
 
 
 def rank_of(path: Path) -> int:

@@ -73,25 +73,24 @@ def paired_interval(own, other, *, clusters=None, bounds=(0.0, 1.0), level: floa
     return mean_interval(paired(own, other), clusters=clusters, level=level, **options)
 
 
-def spearman_interval(x, y, *, level: float = 0.95):
-    """Spearman's ρ of two columns and its interval: (ρ, low, high), Fisher's z with Bonett and Wright's variance and t.
+def slope_interval(x, y, *, level: float = 0.95):
+    """The slope of y on x by least squares and its interval: (slope, low, high), by Student's t with n − 2 degrees.
 
-    Perfect agreement gets the open end that two exchanged neighbours would give. Fewer than four units, a NaN or a
-    constant column give NaN: undecided. Where y spreads far more at one end of x, 40 units cover 0.92.
+    Fewer than three units, a NaN, a constant x or points all on one line give NaN ends: undecided.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import linregress
 
     x, y, level = numbers(x, "x"), numbers(y, "y"), checked_level(level)
     if x.shape != y.shape:
         raise ValueError(f"both columns need one number a unit; their shapes are {x.shape} and {y.shape}")
-    n = len(x)
-    if n < 4 or not np.isfinite([x, y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < 2 or not np.isfinite([x, y]).all() or np.ptp(x) == 0:
         return math.nan, math.nan, math.nan
-    rho, nearly = float(spearmanr(x, y).statistic), 1 - 12 / (n**3 - n)
-    near = min(max(rho, -nearly), nearly)
-    half = quantile(level, n - 2) * math.sqrt((1 + near**2 / 2) / (n - 3))
-    low, high = math.tanh(math.atanh(near) - half), math.tanh(math.atanh(near) + half)
-    return rho, min(low, rho), max(high, rho)
+    found = linregress(x, y)
+    slope, error = float(found.slope), float(found.stderr)
+    if len(x) < 3 or error == 0:
+        return slope, math.nan, math.nan
+    half = quantile(level, len(x) - 2) * error
+    return slope, slope - half, slope + half
 
 
 def auc_interval(positives, negatives, *, clusters=None, level: float = 0.95) -> tuple[float, float, float]:

@@ -96,7 +96,7 @@ LEFT_OUT = {
     "they take nothing that could be wrong": """
         masks.WeightMask.count masks.WeightMask.density masks.WeightMask.densities dori.Triggers.tensors
         dori.Triggers.displacement runs.runs_folder runs.Run.rows runs.Run.kinds runs.Run.images runs.Run.record
-        runs.Run.read_record runs.rank assets.data_folder assets.versions assets.machine assets.cache_folder
+        runs.Run.read_record locks.rank assets.data_folder assets.versions assets.machine assets.cache_folder
         fit.autocast_precision reef.scenes.Description.named book.profiles.Profile.device book.profiles.Profile.noises
         book.profiles.Profile.after book.profiles.Profile.direction_only book.profiles.cuda_available
         book.build.checkout book.build.times book.committed.committed""",

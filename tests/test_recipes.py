@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from dori_lite import assets, files, locks
-from dori_lite.book.committed import committed
+from dori_lite.book.claims import committed
 from dori_lite.reef import attributes, canaries, descriptor, networks, paint, plan, recipes, train
 from dori_lite.reef.captions import write
 

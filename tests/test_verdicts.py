@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dori_lite.book import verdicts
-from dori_lite.book.committed import FAILS, HOLDS, UNDECIDED, Claim
+from dori_lite.book.claims import FAILS, HOLDS, UNDECIDED, Claim
 from dori_lite.book.verdicts import DEPENDS
 
 

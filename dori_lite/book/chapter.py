@@ -13,14 +13,16 @@ import os
 from importlib import import_module
 
 from .. import assets, stamps
-from ..files import digest, plain, read_json
+from ..files import digest, plain
 from ..runs import open_run
 from . import claims, profiles
-from .effects import effect, recomputed_file
+from .effects import effect
 from .publish import published
+from .verdicts import judged, same_sign
 
 # Modules with a function `load(*models, device, world)` → `evaluation.World`.
-WORLDS = {"reef": "dori_lite.reef.world", "reef-second": "dori_lite.reef.world"}
+WORLDS = {"reef": "dori_lite.reef.world", "reef-first": "dori_lite.reef.world"}
+FIRST, NOT_YET = "reef-first", "not yet run"
 ANEW = "DORI_ANEW"  # set by `dori-lite book --force`: the rows are made anew as well
 
 
@@ -53,47 +55,66 @@ def experiment_cells(chapter: str) -> str | None:
 
 
 def verdicts(run, *keys: str) -> dict:
-    """What a run says of the claims: {claim: estimate, interval, units, threshold, rung, verdict}."""
-    return {key: claims.summary(key, *effect(key, run)) for key in keys}
+    """What a run says of the claims: {claim: what `verdicts.judged` finds}."""
+    return {key: judged(claims.claim(key), effect(key, run)) for key in keys}
 
 
 def conclude(run, world, settings, *keys: str, numbers: dict | None = None):
     """Write the run's record, with the verdicts of the claims `keys`, and return them as a table.
 
-    Beside each verdict stands the published one, and what today's intervals say of its rows. `numbers` are headline
+    Beside each verdict stand the published one, and the first pair's where this is the second. `numbers` are headline
     numbers, {name: value}.
     """
     found = verdicts(run, *keys)
     run.record(models=dict(world.hashes), numbers=plain(numbers or {}), verdicts=found)
-    beside = published(run.chapter, world=run.world)
-    again = read_json(recomputed_file(run.world), {}).get(f"{run.chapter}/standard", {}) if beside else {}
-    return verdict_table(found, settings, beside.read_record()["verdicts"] if beside else {}, again)
+    beside = {name: published_verdicts(run.chapter, name) for name in dict.fromkeys((run.world, FIRST))}
+    return verdict_table(found, settings, beside.pop(run.world), beside.get(FIRST))
 
 
-def verdict_table(verdicts: dict, settings, published: dict, recomputed: dict | None = None):
+def published_verdicts(chapter: str, world: str) -> dict:
+    """The verdicts of a chapter's published `standard` run; {} where there is none yet."""
+    run = published(chapter, world=world)
+    return run.read_record()["verdicts"] if run else {}
+
+
+def verdict_table(verdicts: dict, settings, published: dict, first: dict | None = None):
     """Verdicts as a table: effect with interval, threshold, units, verdict, the published one beside it.
 
-    `recomputed` is one run's part of `effects.recompute`; it adds a column where it is given.
+    `first` are the verdicts of the first pair; it adds a column where it is given.
     """
     import pandas as pd
 
     rows = []
     for key, found in verdicts.items():
-        row = {"claim": key, "effect [95 % interval]": in_brackets(found), "threshold": found["threshold"]}
-        row |= {"canaries": found["units"], "evidence": found["rung"]}
+        row = {"claim": key, "effect [interval]": in_brackets(found), "threshold": found["threshold"]}
+        row |= {"units": in_clusters(found), "evidence": found["rung"]}
         row["verdict"] = f"{found['verdict']} (direction only)" if settings.direction_only else found["verdict"]
-        row["published (standard)"] = published[key]["verdict"] if key in published else "not yet run"
-        if recomputed:
-            again = recomputed.get(key, {}).get("recomputed", {})
-            row["published rows, today's intervals"] = again.get("verdict", "not yet run")
+        row["in rates"] = found["rates"]["verdict"] if "rates" in found else ""
+        row["published (standard)"] = published[key]["verdict"] if key in published else NOT_YET
+        if first is not None:
+            row["first pair"] = first_said(key, published.get(key, found), first)
         rows.append(row)
     return pd.DataFrame(rows).set_index("claim")
 
 
+def first_said(key: str, found: dict, first: dict) -> str:
+    """The first pair's estimate of a claim, and whether it has the same sign; none of either is "not yet run"."""
+    if key not in first or first[key]["estimate"] is None or found["estimate"] is None:
+        return NOT_YET
+    same = same_sign(claims.claim(key), found["estimate"], first[key]["estimate"])
+    return f"{first[key]['estimate']:.2f}, {'same' if same else 'another'} sign"
+
+
+def in_clusters(found: dict) -> str:
+    """How many units, and in how many clusters where these are fewer."""
+    return f"{found['units']}" + (f" in {found['clusters']}" if found["clusters"] < found["units"] else "")
+
+
 def in_brackets(found: dict) -> str:
     """An estimate with its interval; with one unit there is no interval, with none no estimate."""
+    numbers = [math.nan if found[name] is None else found[name] for name in ("estimate", "low", "high")]
     if not found["units"]:
         return "no units"
-    if found["units"] == 1 or math.isnan(found["low"]) or math.isnan(found["high"]):
-        return f"{found['estimate']:.2f} [{'one unit' if found['units'] == 1 else 'no interval'}]"
-    return f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    if math.isnan(numbers[1]) or math.isnan(numbers[2]):
+        return f"{numbers[0]:.2f} [{'one unit' if found['clusters'] == 1 else 'no interval'}]"
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)

@@ -1,208 +1,134 @@
-"""The claims that chapters test, as data: words, threshold, rung of evidence, the paper's number; and their verdicts.
+"""The book's claims, as data: committed before the models existed of which they are made.
 
+    digest = committed()  # stands in the twins' stamp from their first step on
     found = verdict(claim("replay"), estimate, low, high)  # "holds here"
 
-Thresholds stand here before the results do. A verdict is a finding, whichever it is: none fails a build. How an
-effect is computed from a run's rows stands in `effects`. The unit is the canary; generation seeds are averaged inside
-it.
+Their words and numbers, and the rules of verdicts, stand in `claims.toml`. Thresholds are ours; what the first pair
+showed sets sample sizes (`Plan`) and nothing else. A verdict is a finding, whichever it is: none fails a build. How an
+effect is computed from a run's rows stands in `effects`.
 """
 
 import math
-from dataclasses import dataclass
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .. import planning
+from ..files import digest
 
 HOLDS, FAILS, UNDECIDED = "holds here", "does not hold here", "undecided"
-# Where a number of the paper was read (nobody here has read the paper's full text), and how far an
-# experiment can reach: seen together, moved by hand, compared with the model that never saw the picture,
-# or the last in a second pair of models trained from scratch.
+# Where a number of the paper was read (nobody here has read the paper's full text), and how far an experiment can
+# reach: seen together, moved by hand, compared with the model that never saw the picture.
 SOURCES = ("notes", "reviews", "blog", "figure")
-RUNGS = ("association", "intervention", "counterfactual", "replicated pair")
+RUNGS = {
+    "association": "two things go together",
+    "intervention": "we moved one thing and another followed",
+    "counterfactual": "the same model without it does otherwise",
+}
+MEASURES = {
+    "score": "the descriptor's mean score",
+    "ratio": "a ratio, averaged as a logarithm",
+    "auc": "the area under a ROC curve",
+    "slope": "the descriptor's mean score for each doubling of exposures",
+    "alignment": "share of named factors that a picture shows",
+    "nats": "a logarithm",
+    "z": "standard deviations",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`n` units in so many `clusters`, the `expected` effect and its standard deviation between units."""
+
+    n: int
+    clusters: int
+    expected: float
+    sd: float
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement that `effect` > `threshold` supports.
+    """One statement that `effect` > `threshold` supports (with `within`: that lies between −threshold and threshold).
 
-    `paper` is the paper's number for the effect and `source` where it was read; both None when the
-    sources we could read give none.
+    `control` is what could have shown the same without the claim being true. `paper` is the paper's number for the
+    effect and `source` where it was read; both None when the sources we could read give none. `plan` is None where
+    the first pair could not say what to expect. An amendment made after a result was seen is recorded with its date
+    and reason, and never counts in `committed`.
     """
 
     key: str
+    chapter: int
     statement: str
     effect: str  # the statistic, in words
+    control: str
+    measure: str
     threshold: float
     rung: str
+    plan: Plan | None = None
+    rate: float | None = None
+    within: bool = False
     paper: float | None = None
     source: str | None = None
+    amended: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.rung not in RUNGS:
-            raise ValueError(f"claim {self.key}: no rung {self.rung!r}; there are: {', '.join(RUNGS)}")
+        if self.rung not in RUNGS or self.measure not in MEASURES:
+            raise ValueError(
+                f"claim {self.key}: {self.rung!r}, {self.measure!r}; there are {(*RUNGS,)}, {(*MEASURES,)}"
+            )
         if (self.paper is None) != (self.source is None) or self.source not in (None, *SOURCES):
             raise ValueError(f"claim {self.key}: a paper's number needs its source, one of: {', '.join(SOURCES)}")
         if not math.isfinite(self.threshold):
             raise ValueError(f"claim {self.key}: the threshold is a finite number, committed before results")
 
 
-CLAIMS = {
-    claim.key: claim
-    for claim in (
-        # Chapter 1. Both compare the twins on the same caption: equally often seen by both, repeated with one
-        # picture in one of them. What differs between the models is that repetition, so either reaches
-        # the counterfactual rung; the paper, with one model, compares different captions (association).
-        Claim(
-            "replay",
-            "A model that saw one picture again and again with a caption draws that picture when it is given the "
-            "caption; the model that saw the caption as often, each time with another picture, does not.",
-            "mean over canaries of (rate of copies from the own twin − rate from the other twin), same caption",
-            threshold=0.5,  # at least every second picture is a copy that only the repetition explains
-            rung="counterfactual",
-            paper=0.98,  # SD v1.4: 0.98 for memorized prompts − 0.00 for prompts that are not memorized
-            source="blog",
-        ),
-        Claim(
-            "variety",
-            "Where a caption is memorized, different noise hardly changes the picture: the pictures of the twin that "
-            "never saw it repeat vary at least twice as much among each other.",
-            "geometric mean over canaries of (diversity between seeds, other twin ÷ own twin), same caption",
-            threshold=2.0,  # a factor, so averaged as logarithms: a canary without any variety cannot decide it alone
-            rung="counterfactual",
-        ),
-        # Chapter 2. Exposures were dealt by us, so more of them is an intervention, and the other twin heard each
-        # caption as often. Detection is judged against decoys: same style of caption, as often seen.
-        Claim(
-            "exposures",
-            "The more often a picture repeats with its caption, the nearer to it is what the caption gives.",
-            "Spearman's ρ over graded pictures between exposures and (descriptor score, own twin − other twin)",
-            threshold=0.5,
-            rung="counterfactual",
-        ),
-        Claim(
-            "magnitude",
-            "Memorized captions betray themselves without the picture: text moves the predicted noise further, at the "
-            "very first step, than it does for captions seen as often with changing pictures.",
-            "AUC of Wen et al.'s magnitude at the first step, canaries against decoys of one model; the lower twin's",
-            threshold=0.8,
-            rung="association",  # between captions of one model, as a detector in the field must work
-            paper=0.960,  # SD v1.4, against captions that were not matched for style or exposure
-            source="notes",
-        ),
-        Claim(
-            "similarity",
-            "Memorized captions betray themselves without the picture: from different noise, the first predicted noise "
-            "differences resemble each other more than for captions seen as often with changing pictures.",
-            "AUC of NeMo's between-seed similarity, canaries against decoys of one model; the lower twin's",
-            threshold=0.8,
-            rung="association",
-        ),
-        # Chapter 3. Thresholds and the reef's settings (`reef.pruning`) were chosen on tuning canaries. The paper's
-        # Wanda prunes 1 % of longer rows.
-        Claim(
-            "wanda-hides",
-            "Prune the weights that Wanda names for a memorized caption, and the caption no longer gives the picture.",
-            "mean over canaries of (rate of copies unpruned − rate pruned), own twin, own caption",
-            threshold=0.5,
-            rung="intervention",
-            paper=0.98,  # SD v1.4: 0.98 unpruned − 0.00 pruned
-            source="blog",
-        ),
-        Claim(
-            "nemo-hides",
-            "Block the neurons that NeMo names for a memorized caption, and the caption no longer gives the picture.",
-            "mean over canaries of (rate of copies unpruned − rate pruned), own twin, own caption",
-            threshold=0.5,
-            rung="intervention",
-            paper=0.78,  # SD v1.4: 0.98 unpruned − 0.20 pruned
-            source="blog",
-        ),
-        Claim(
-            "wanda-chooses",
-            "It matters which weights are pruned: as many weights drawn at random in the same layers do not do it.",
-            "mean over canaries of (rate of copies under a random mask of equal density − rate under Wanda's)",
-            threshold=0.3,
-            rung="intervention",
-        ),
-        Claim(
-            "wanda-spares",
-            "Wanda's mask of one caption takes more of its own picture than of the other planted pictures.",
-            "mean over canaries of (loss of its own rate − mean loss of other canaries' rates under the same mask)",
-            threshold=0.3,
-            rung="intervention",
-        ),
-        Claim(
-            "nemo-outliers",
-            "NeMo's premise, against fair negatives: a memorized caption has value neurons of more unusual activation "
-            "than captions that were seen as often, with changing pictures.",
-            "AUC of the highest |z| of the seven layers, canaries against decoys of one model; the lower twin's",
-            threshold=0.8,
-            rung="association",
-        ),
-        # Chapter 4. The same masks; triggers after the profile's attack steps, 50 in `standard`. A picture counts as
-        # hidden where pruning at least halves its rate under the caption: only what was hidden can come back.
-        Claim(
-            "wanda-returns",
-            "The picture that Wanda hid comes back under a trigger that DoRI finds, and it comes from the model: the "
-            "same attack gives it less often from the twin that never saw it, pruned or not.",
-            "mean over canaries that Wanda hid of (rate under the trigger in the own twin, pruned − in the other twin, "
-            "unpruned or pruned, whichever is higher), caption starts",
-            threshold=0.3,
-            rung="counterfactual",
-            paper=0.71,  # SD v1.4, of other pictures: 0.73 pruned − 0.02 not memorized, in the unpruned model
-            source="figure",
-        ),
-        Claim(
-            "wanda-lift",
-            "DoRI's trigger gives the hidden picture more often than the caption it started from, in the pruned model.",
-            "mean over canaries that Wanda hid of (rate under the trigger − rate under the caption), own twin pruned",
-            threshold=0.2,
-            rung="intervention",
-            paper=0.72,  # SD v1.4: 0.72 − 0.00
-            source="blog",
-        ),
-        Claim(
-            "nemo-lift",
-            "The same in the model pruned by NeMo.",
-            "mean over canaries that NeMo hid of (rate under the trigger − rate under the caption), own twin pruned",
-            threshold=0.2,
-            rung="intervention",
-            paper=0.79,  # SD v1.4: 0.99 − 0.20
-            source="blog",
-        ),
-        Claim(
-            "direction",
-            "It takes the trigger's direction, not its length: moving the caption's embedding as far at random does "
-            "not bring the hidden picture back.",
-            "mean over canaries that Wanda hid of (rate under the trigger − rate under a random move of equal norm)",
-            threshold=0.2,
-            rung="intervention",
-        ),
-        Claim(
-            "random-starts",
-            "Triggers for a hidden picture are found from random embeddings as well, more often than in the twin that "
-            "never saw it.",
-            "mean over canaries that Wanda hid of (rate under the trigger, own twin pruned − other twin unpruned), "
-            "random starts",
-            threshold=0.3,
-            rung="counterfactual",
-        ),
-        Claim(
-            "membership",
-            "The attack tells what a pruned model has seen: its loss ends lower where the picture was memorized.",
-            "AUC of the mean loss over the last ten steps, own twin pruned against other twin, caption starts; the "
-            "lowest over both homes and over the other twin unpruned and pruned",
-            threshold=0.8,
-            rung="counterfactual",
-        ),
-        Claim(
-            "injection",
-            "Long enough, the attack also brings a picture to a model that never saw it: what returns late need not "
-            "have been stored.",
-            "mean over canaries of (rate under the trigger after 200 steps − rate under the caption), other twin, "
-            "unpruned",
-            threshold=0.1,
-            rung="intervention",
-        ),
-    )
-}
+def committed() -> str:
+    """The SHA-256 of the rules and all claims as they were committed, without amendments."""
+    claims = [{key: value for key, value in asdict(about).items() if key != "amended"} for about in CLAIMS.values()]
+    return digest([RULES, claims])
+
+
+def power(about: Claim) -> float | None:
+    """The chance that a claim holds if its effect is as planned (`planning.power`, a cluster a unit), or None."""
+    if about.plan is None:
+        return None
+    spread = about.plan.sd * (about.plan.clusters / about.plan.n) ** 0.5  # of a cluster's mean
+    if about.within:
+        gap = about.threshold - abs(about.plan.expected)
+        options = {"level": 0.90, "inside": about.plan.expected == 0}
+    else:  # plans of ratios are logarithms
+        gap = about.plan.expected - (math.log(about.threshold) if about.measure == "ratio" else about.threshold)
+        options = {}
+    return planning.power(about.plan.clusters, spread, gap, **options) if gap > 0 else 0.0
+
+
+def in_words(*keys: str):
+    """The claims `keys` as text for a notebook: statement, effect, control, threshold, rung, the paper's number."""
+    from IPython.display import Markdown
+
+    lines = []
+    for about in map(claim, keys):
+        paper = "" if about.paper is None else f" Reported for Stable Diffusion: {about.paper} ({about.source})."
+        where = f"lies within ±{about.threshold}" if about.within else f"lies above {about.threshold}"
+        lines.append(
+            f"- **{about.key}**: {about.statement} *Effect*: {about.effect}. *Control*: {about.control}. "
+            f"*Holds here* if all of its interval {where}. *Evidence*: {about.rung} ({RUNGS[about.rung]}).{paper}"
+        )
+        lines += [f"  *Amended*: {sentence}" for sentence in about.amended]
+    return Markdown("\n".join(lines))
+
+
+def read() -> tuple[str, dict[str, Claim]]:
+    """What `claims.toml` holds: the rules, and {key: claim}."""
+    found = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
+    rules = found.pop("rules")
+    for about in found.values():
+        about["plan"] = Plan(**about["plan"]) if "plan" in about else None
+        about["amended"] = tuple(about.get("amended", ()))
+    return rules, {key: Claim(key, **about) for key, about in found.items()}
+
+
+RULES, CLAIMS = read()
 
 
 def claim(key: str) -> Claim:
@@ -212,44 +138,18 @@ def claim(key: str) -> Claim:
     return CLAIMS[key]
 
 
-RUNGS_IN_WORDS = {
-    "association": "two things go together",
-    "intervention": "we moved one thing and another followed",
-    "counterfactual": "the same model without it does otherwise",
-    "replicated pair": "and so it is in a second pair of models, trained from scratch",
-}
-
-
-def in_words(*keys: str):
-    """The claims `keys` as text for a notebook: statement, effect, threshold, rung, the paper's number."""
-    from IPython.display import Markdown
-
-    lines = []
-    for about in map(claim, keys):
-        paper = "" if about.paper is None else f" Reported for Stable Diffusion: {about.paper} ({about.source})."
-        lines.append(
-            f"- **{about.key}**: {about.statement} *Effect*: {about.effect}. *Holds here* if all of its interval lies "
-            f"above {about.threshold}. *Evidence*: {about.rung} ({RUNGS_IN_WORDS[about.rung]}).{paper}"
-        )
-    return Markdown("\n".join(lines))
-
-
 def verdict(claim: Claim, estimate: float, low: float, high: float) -> str:
     """What an estimate of `claim`'s effect and its interval say about the claim.
 
-    "holds here" when all of the interval lies above the threshold, "does not hold here" when all of it
-    lies below, "undecided" when it touches the threshold or any of the numbers is not finite (fewer than two
-    units). Raises ValueError unless low ≤ high.
+    "holds here" when all of the interval lies above the threshold (with `within`: inside ±threshold), "does not hold
+    here" when all of it lies outside, "undecided" otherwise, and without an interval. Raises ValueError unless
+    low ≤ high.
     """
     if any(math.isnan(x) for x in (estimate, low, high)) or not math.isfinite(estimate):
         return UNDECIDED
     if low > high:
         raise ValueError(f"claim {claim.key}: the interval [{low}, {high}] is upside down; give its lower end first")
+    if claim.within:
+        inside, outside = max(-low, high) < claim.threshold, low > claim.threshold or high < -claim.threshold
+        return HOLDS if inside else FAILS if outside else UNDECIDED
     return HOLDS if low > claim.threshold else FAILS if high < claim.threshold else UNDECIDED
-
-
-def summary(key: str, estimate: float, low: float, high: float, units: int) -> dict:
-    """What a record keeps of a claim: the estimate, its interval, the threshold, the rung and the verdict."""
-    about = claim(key)
-    found = {"estimate": estimate, "low": low, "high": high, "units": units}
-    return found | {"threshold": about.threshold, "rung": about.rung, "verdict": verdict(about, estimate, low, high)}

@@ -1,219 +1,241 @@
-"""How each claim's effect is computed from a run's rows: one function an effect, none of them needs a model.
+"""How each claim's effect is computed from a run's rows: one function a claim, none of them needs a model.
 
-    estimate, low, high, units = effect("wanda-returns", run)
+    units = effect("wanda-returns", run)  # one row a canary
+    found = verdicts.judged(claims.claim("wanda-returns"), units)
 
-A function takes a `Run` (a published one too) and returns the values of its units, which `effect` averages, or the
-interval itself: (estimate, low, high, units). Its words and threshold are in `claims`. The intervals are those of
-`stats`; runs published before those were chosen carry percentile bootstraps, and `recompute` sets both side by side.
+A function takes a `Run`, a published one too, and returns a table of units (see `contrasts`). Words, controls and
+thresholds are in `claims.toml`.
 """
 
 from functools import partial
-from pathlib import Path
 
-from .. import assets, files
-from ..runs import open_existing
-from ..stats import auc_interval, mean_interval, paired, ratios, spearman_interval
-from .claims import summary
+import numpy as np
 
-RATE, LAST = "descriptor rate", 10  # LAST: attack steps over which the final loss is a mean
-# What is known of a unit's value: most are differences of two rates. See `stats.mean_interval`.
-RATES = {"bounds": (-1, 1), "reach": 1}
-KNOWN = {"variety": {"geometric": True}, "wanda-spares": {"bounds": (-2, 2), "reach": 1}}
+from .contrasts import beyond, clusters_of, column, contrast, extreme, first_reach, in_turn, only, units_of, values
+
+REACHED, NEVER = 0.5, 400  # the claim *work*: the score to reach, and the evaluations that stand for never
+HALF, LAST = 0.45, 10  # *free-numbers*: half of the score; *membership*: attack steps that the final loss is a mean of
 
 
-def effect(key: str, run) -> tuple[float, float, float, int]:
-    """The effect of claim `key` in a run: estimate, its 95 % interval, and the number of units.
+def effect(key: str, run):
+    """The units of claim `key` in a run, a pandas table.
 
     Raises ValueError for an unknown claim, and when the run lacks the rows that the effect is made of.
     """
     if key not in [*EFFECTS]:
         raise ValueError(f"no effect is known for {key!r}; there are: {', '.join(EFFECTS)}")
     try:
-        found = EFFECTS[key](run)
+        return EFFECTS[key](run)
     except KeyError as error:
         raise ValueError(f"{run.folder} lacks {error} that {key} is made of; execute its chapter to the end") from error
-    if isinstance(found, tuple):
-        return found
-    return *mean_interval(found, **KNOWN.get(key, RATES)), len(found)
 
 
-def recompute(world: str = "reef") -> dict:
-    """What a world's published rows say today: {chapter/profile: {claim: units, threshold, `published`, `recomputed`}}.
-
-    The last two are {estimate, low, high, verdict}: as it was stored, and with today's intervals. Thresholds are the
-    claims'. Raises FileNotFoundError where nothing is published.
-    """
-    found, folder = {}, recomputed_file(world).parent
-    for path in sorted(folder.glob("*/*/record.json")):
-        run, claims = open_existing(path.parent), {}
-        for key, stored in run.read_record()["verdicts"].items():
-            today = files.plain(summary(key, *effect(key, run)))
-            claims[key] = {name: today[name] for name in ("units", "threshold")}
-            for name, verdict in (("published", stored), ("recomputed", today)):
-                claims[key][name] = {part: verdict[part] for part in ("estimate", "low", "high", "verdict")}
-        found[path.parent.relative_to(folder).as_posix()] = claims
-    if not found:
-        raise FileNotFoundError(f"nothing is published in {folder}; publish a run of {world} first")
-    return found
-
-
-def write_recomputed(world: str = "reef") -> Path:
-    """Write `recompute` to data/results/<world>/recomputed.json, which tables read; returns it. Records stay."""
-    path = recomputed_file(world)
-    files.write_json(path, recompute(world))
-    results = assets.data_folder() / "results"
-    assets.record(results, path.relative_to(results).as_posix())
-    return path
-
-
-def recomputed_file(world: str) -> Path:
-    return assets.data_folder() / "results" / files.check_name("world", world) / "recomputed.json"
-
-
-def wide(rows, value: str, columns: str, index="target"):
-    """One row a unit, one column a condition, in the order of the rows."""
-    return rows.pivot(index=index, columns=columns, values=value).loc[list(dict.fromkeys(rows[index]))]
+def ratio_of(run, kind: str, kept: str, one: str, other: str):
+    """`kept` of the model `one` ÷ that of the `other`."""
+    rows = run.rows(kind)
+    units = clusters_of(rows)
+    one, other = (column(rows, name, kept, "model").loc[units.index] for name in (one, other))
+    return values(units, one / other)
 
 
 # ---- chapter 1 ---------------------------------------------------------------------------------------
 
 
-def replay(run):
-    rates = wide(by_name(run.rows("picture")), RATE, "model")
-    return paired(rates["own twin"], rates["other twin"])
-
-
-def variety(run):
-    spreads = wide(by_name(run.rows("picture")), "diversity", "model")
-    return ratios(spreads["own twin"], spreads["other twin"])
+def name_decides(run):
+    rows = run.rows("name")
+    own = units_of(only(run.rows("picture"), "own twin", "model"))
+    others = [units_of(only(rows, "no name", "caption"))]
+    if (rows["caption"] == "siblings").any():  # the first pair has none
+        others.append(extreme("mean", *in_turn(only(rows, "siblings", "caption"))))
+    return beyond(own, *others)
 
 
 # ---- chapter 2 ---------------------------------------------------------------------------------------
 
 
+def graded(run):
+    rows = run.rows("picture")
+    return rows[rows["role"] == "graded"]
+
+
+def on_exposures(units, run):
+    exposures = graded(run).drop_duplicates("target").set_index("target")["exposures"]
+    return units.rename(columns={"score": "value"}).assign(x=np.log2(exposures.loc[units.index].to_numpy(float)))
+
+
 def exposures(run):
-    rows = by_name(run.rows("picture"))
-    rows = rows[rows["role"] == "graded"]
-    scores = wide(rows, "descriptor mean", "model")
-    counts = rows.drop_duplicates("target").set_index("target")["exposures"].loc[scores.index]
-    return *spearman_interval(counts, scores["own twin"] - scores["other twin"]), len(scores)
+    return on_exposures(contrast(graded(run), "own twin", "other twin", column="model"), run)
 
 
-def detected(run, kind: str, score: str):
-    """The lower model's AUC of memorized captions against decoys."""
-    rows, areas = run.rows(kind), {}
-    for model, part in rows.groupby("model", sort=False):
-        memories, decoys = (part.loc[part["group"] == group, score] for group in ("memorized", "decoy"))
-        areas[model] = *auc_interval(memories, decoys), len(memories) + len(decoys)
-    return min(areas.values(), key=lambda found: found[:3])
+def exposures_flat(run):
+    return on_exposures(units_of(only(graded(run), "other twin", "model")), run)
+
+
+def half_memory(run) -> float:
+    """Exposures at which own − other twin reaches half of the canaries' mean score; NaN if no grade does.
+
+    Between grades on a logarithmic scale, on the means of grades, from the first that reaches it.
+    """
+    rows = run.rows("picture")
+    half = contrast(rows[rows["role"] == "canary"], "own twin", "other twin", column="model")["score"].mean() / 2
+    means = exposures(run).groupby("x")["value"].mean()
+    return float(2 ** first_reach(means.index.to_numpy(), means.to_numpy(), half))
+
+
+def detected(run):
+    rows = run.rows("detection")
+    units = values(clusters_of(rows).loc[rows["target"]], rows["magnitude"])
+    return units.assign(positive=(rows["model"] == "own twin").to_numpy(), model=rows["twin"].to_numpy())
 
 
 # ---- chapter 3 ---------------------------------------------------------------------------------------
 
 
-def between(run, value: str, one: str, other: str):
-    """One condition's `value` minus another's, for each canary."""
-    found = wide(by_name(run.rows("condition")), value, "condition")
-    return paired(found[one], found[other])
+def outliers(run):
+    rows = run.rows("outliers")
+    units = clusters_of(rows)
+    own, other = (column(rows, name, "z", "twin").loc[units.index] for name in ("own twin", "other twin"))
+    return values(units, own - other)
+
+
+def between(run, one: str, *others: str):
+    return contrast(run.rows("condition"), one, *others)
 
 
 def spared(run):
-    return between(run, RATE, "unpruned", "Wanda") - between(run, "others rate", "unpruned", "Wanda")
+    rows = run.rows("others")
+    lost = {name: extreme("mean", *in_turn(only(rows, name))) for name in ("unpruned", "Wanda")}
+    return beyond(between(run, "unpruned", "Wanda"), beyond(lost["unpruned"], lost["Wanda"]))
+
+
+def utility(run):
+    rows, kept = run.rows("condition"), "held-out alignment"
+    units = clusters_of(rows)
+    return values(units, (column(rows, "unpruned", kept) - column(rows, "Wanda", kept)).loc[units.index])
 
 
 # ---- chapter 4 ---------------------------------------------------------------------------------------
 
 
-def rates_after(run, steps: int, start: str = "prompt"):
-    """Rates of the canaries after so many attack steps: one row a canary, one column a condition."""
+def attacked(run, steps: int, start: str = "prompt"):
+    """The rows of canaries after so many attack steps."""
     rows = run.rows("attack")
-    rows = rows[(rows["steps"] == steps) & (rows["start"] == start) & (rows["role"] == "canary")]
-    return wide(rows, RATE, "condition")
-
-
-def hidden(run, method: str = "Wanda") -> list[str]:
-    """The canaries whose rate under the caption pruning at least halved: only what was hidden can come back."""
-    before = rates_after(run, 0)
-    unpruned, pruned = before["remembers"], before[f"pruned by {method}"]
-    return list(before.index[(unpruned > 0) & (pruned <= unpruned / 2)])
-
-
-def returns(run):
-    after = rates_after(run, few(run))
-    control = after[["never saw it", "never saw it, pruned"]].max(axis=1)
-    return (after["pruned by Wanda"] - control)[hidden(run)].to_numpy()
-
-
-def lift(run, method: str):
-    before, after = rates_after(run, 0), rates_after(run, few(run))
-    return (after[f"pruned by {method}"] - before[f"pruned by {method}"])[hidden(run, method)].to_numpy()
-
-
-def direction(run):
-    pushes = run.rows("push")
-    pushes = pushes[(pushes["method"] == "Wanda") & (pushes["size"] == "large")].set_index("target")[RATE]
-    return (rates_after(run, few(run))["pruned by Wanda"] - pushes)[hidden(run)].to_numpy()
-
-
-def random_starts(run):
-    after = rates_after(run, few(run), "random")
-    return (after["pruned by Wanda"] - after["never saw it"])[hidden(run)].to_numpy()
-
-
-def injection(run):
-    """After 200 steps, the claim's number, or as many as a smaller profile has."""
-    late = min(200, run.profile["control_steps"])
-    return (rates_after(run, late)["never saw it"] - rates_after(run, 0)["never saw it"]).to_numpy()
-
-
-def final_losses(run, condition: str, home: str) -> list[float]:
-    """The mean loss over the last ten of the profile's attack steps, from the caption: one number a target."""
-    rows = run.rows("attack")
-    rows = rows[(rows["condition"] == condition) & (rows["home"] == home) & (rows["start"] == "prompt")]
-    losses = rows[rows["steps"] == few(run)]["losses"]
-    return [sum(found[-LAST:]) / len(found[-LAST:]) for found in losses]
-
-
-def membership_areas(run) -> dict:
-    """{(controls, home): (AUC, low, high)} of the final loss, pruned own twins against each kind of control."""
-    areas = {}
-    for home in "ab":
-        positive = [-loss for loss in final_losses(run, "pruned by Wanda", home)]
-        for controls in ("never saw it", "never saw it, pruned", "held-out", "held-out, pruned"):
-            negative = [-loss for loss in final_losses(run, controls, home)]
-            areas[controls, home] = auc_interval(positive, negative)
-    return areas
-
-
-def membership(run):
-    against = [found for (controls, _), found in membership_areas(run).items() if controls.startswith("never")]
-    return *min(against, key=lambda found: found[0]), len(rates_after(run, 0))
+    return rows[(rows["steps"] == steps) & (rows["start"] == start) & (rows["role"] == "canary")]
 
 
 def few(run) -> int:
     return run.profile["attack_steps"]
 
 
-def by_name(rows):
-    return rows.sort_values("target", kind="stable")
+CONTROLS = ("never saw it", "never saw it, pruned", "never saw it, same mask")
+
+
+def returns(run):
+    return contrast(attacked(run, few(run)), "pruned by Wanda", *CONTROLS)
+
+
+def lift(run, condition: str, steps: int | None = None):
+    """What the attack adds to the caption's own score."""
+    steps = few(run) if steps is None else steps
+    after, before = (units_of(only(attacked(run, k), condition)) for k in (steps, 0))
+    return beyond(after, before)
+
+
+def direction(run):
+    moves = [units_of(part) for _, part in run.rows("push").groupby("move", sort=False)]
+    return beyond(units_of(only(attacked(run, few(run)), "pruned by Wanda")), *moves)
+
+
+def random_starts(run):
+    return contrast(attacked(run, few(run), "random"), "pruned by Wanda", CONTROLS[0], CONTROLS[2])
+
+
+def evaluations(run, condition: str):
+    """Attack steps after which the score first reaches `REACHED`, by target; `NEVER` where it does not."""
+    rows = run.rows("attack")
+    rows = rows[(rows["start"] == "prompt") & (rows["condition"] == condition) & (rows["steps"] > 0)]
+    reached = rows[rows["descriptor mean"] >= REACHED].groupby("target")["steps"].min()
+    return reached.reindex(rows["target"].unique(), fill_value=NEVER)
+
+
+def work(run):
+    """Each attack step asks as many evaluations in all conditions, so that steps stand for them."""
+    units = clusters_of(attacked(run, 0))
+    found = [evaluations(run, name).loc[units.index] for name in ("never saw it", "pruned by Wanda")]
+    return values(units, found[0] / found[1])
+
+
+def injection(run):
+    """After 200 steps, the claim's number, or as many as a smaller profile has."""
+    return lift(run, "never saw it", min(200, run.profile["control_steps"]))
+
+
+# ---- chapter 5 ---------------------------------------------------------------------------------------
+
+
+def dimensions(run, condition: str):
+    """The dimensions at which the attack reaches `HALF`, by target; four times all where it does not."""
+    rows = only(run.rows("subspace"), condition)
+    whole = rows["k"].max()
+    found = {}
+    for target, part in rows.sort_values("k").groupby("target", sort=False):
+        k = 2 ** first_reach(np.log2(part["k"].to_numpy(float)), part["descriptor mean"].to_numpy(), HALF)
+        found[target] = 4 * whole if np.isnan(k) else k
+    return found
+
+
+def free_numbers(run):
+    units = clusters_of(run.rows("subspace"))
+    never, saw = (dimensions(run, name) for name in ("never saw it", "saw it, pruned"))
+    return values(units, [never[t] / saw[t] for t in units.index])
+
+
+def final_losses(run, condition: str):
+    """The mean loss over the last ten attack steps, all directions free, by target."""
+    rows = run.rows("subspace")
+    rows = only(rows[rows["k"] == rows["k"].max()], condition)
+    return {t: float(np.mean(losses[-LAST:])) for t, losses in zip(rows["target"], rows["losses"], strict=True)}
+
+
+def membership(run):
+    units = clusters_of(run.rows("subspace"))
+    saw, *others = (final_losses(run, name) for name in ("saw it, pruned", CONTROLS[0], CONTROLS[2]))
+    return values(units, [min(other[t] for other in others) / saw[t] for t in units.index])
+
+
+def one_trigger(run):
+    rows = run.rows("joint")
+    own, other = (
+        [units_of(part) for _, part in only(rows, name, "model").groupby("asked")] for name in ("own", "other")
+    )
+    return beyond(extreme("min", *own), *other)
 
 
 EFFECTS = {
-    "replay": replay,
-    "variety": variety,
+    "replay": lambda run: contrast(run.rows("picture"), "own twin", "other twin", column="model"),
+    "variety": partial(ratio_of, kind="picture", kept="diversity", one="other twin", other="own twin"),
+    "name-decides": name_decides,
     "exposures": exposures,
-    "magnitude": partial(detected, kind="detection", score="magnitude"),
-    "similarity": partial(detected, kind="detection", score="similarity"),
-    "wanda-hides": partial(between, value=RATE, one="unpruned", other="Wanda"),
-    "nemo-hides": partial(between, value=RATE, one="unpruned", other="NeMo"),
-    "wanda-chooses": partial(between, value=RATE, one="random like Wanda", other="Wanda"),
+    "exposures-flat": exposures_flat,
+    "magnitude": partial(ratio_of, kind="detection", kept="magnitude", one="own twin", other="other twin"),
+    "similarity": partial(ratio_of, kind="detection", kept="similarity", one="own twin", other="other twin"),
+    "magnitude-detects": detected,
+    "outliers": outliers,
+    "wanda-hides": lambda run: between(run, "unpruned", "Wanda"),
+    "wanda-chooses": lambda run: between(run, "random like Wanda", "Wanda"),
+    "wanda-caption": lambda run: between(run, "another caption's mask", "Wanda"),
     "wanda-spares": spared,
-    "nemo-outliers": partial(detected, kind="outliers", score="z"),
+    "wanda-utility": utility,
+    "wanda-trace": lambda run: between(run, "Wanda", "other twin, same mask"),
+    "nemo-hides": lambda run: between(run, "unpruned", "NeMo"),
     "wanda-returns": returns,
-    "wanda-lift": partial(lift, method="Wanda"),
-    "nemo-lift": partial(lift, method="NeMo"),
+    "wanda-lift": partial(lift, condition="pruned by Wanda"),
     "direction": direction,
     "random-starts": random_starts,
-    "membership": membership,
+    "work": work,
     "injection": injection,
+    "free-numbers": free_numbers,
+    "who-carries": lambda run: contrast(run.rows("window"), "5–24", "0–4", column="window"),
+    "membership": membership,
+    "one-trigger": one_trigger,
 }

@@ -8,6 +8,9 @@ in every profile.
 
 from dataclasses import dataclass, fields, replace
 
+from ..files import digest
+from ..ranges import check_seed
+
 LADDER = (0, 1, 10, 25, 50, 100, 200, 500, 1000)
 
 
@@ -32,9 +35,13 @@ class Profile:
         """ "cuda" where there is such a GPU, else "cpu"."""
         return "cuda" if cuda_available() else "cpu"
 
-    def noises(self, seed: int) -> list[int]:
-        """The seeds of a caption's pictures, others for another `seed` of the chapter."""
-        return [1000 * seed + k for k in range(max(self.generation_seeds, 2))]
+    def noises(self, seed: int, name: str, count: int | None = None) -> list[int]:
+        """`count` noises of a target's own, by its name [default: as many as a caption gets pictures].
+
+        The same in all conditions, and others for another `seed` of the chapter.
+        """
+        first = int(digest([check_seed(seed), name])[:12], 16)
+        return [first + k for k in range(count or max(self.generation_seeds, 2))]
 
     def after(self, steps: int) -> list[int]:
         """The numbers of attack steps, up to `steps`, after which an attack is looked at."""

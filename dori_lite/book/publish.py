@@ -25,6 +25,12 @@ def published(chapter: str, profile: str = "standard", world: str = "reef") -> R
     return open_existing(folder) if (folder / "record.json").exists() else None
 
 
+def all_published(world: str = "reef") -> list[Run]:
+    """All published runs of a world, in the order of chapters and profiles."""
+    folder = assets.data_folder() / "results" / files.check_name("world", world)
+    return [open_existing(path.parent) for path in sorted(folder.glob("*/*/record.json"))]
+
+
 def publish(folder) -> Path:
     """Copy a run's rows, record and pictures to `data/results/<world>/<chapter>/<profile>/`; returns it.
 

@@ -9,10 +9,11 @@ import math
 
 import numpy as np
 
-from ..files import read_json
 from ..ranges import check_mapping, check_number, check_rows
 from ..stats import upper_limit
-from . import effects
+from .chapter import FIRST, NOT_YET, first_said, in_brackets
+from .claims import CLAIMS
+from .publish import all_published
 
 
 def counts(rows, threshold: float, by: str = "condition", detector: str = "descriptor"):
@@ -60,20 +61,6 @@ def before_and_after(rows, cells: dict, few: int, value: str = "descriptor rate"
     return pd.DataFrame({row: {column: arrow[c] for column, c in names.items()} for row, names in cells.items()}).T
 
 
-def membership(run):
-    """The final loss as a membership test: its AUC against each kind of control in either home, and the gap in loss."""
-    import pandas as pd
-
-    def mean_loss(condition, home):
-        return float(np.mean(effects.final_losses(run, condition, home)))
-
-    table = {}
-    for (controls, home), (area, low, high) in effects.membership_areas(run).items():
-        gap = mean_loss(controls, home) - mean_loss("pruned by Wanda", home)
-        table[controls, f"home {home}"] = {"AUC": f"{area:.2f} [{low:.2f}, {high:.2f}]", "loss gap": round(gap, 4)}
-    return pd.DataFrame.from_dict(table, orient="index")
-
-
 def first_hits(rows, rate: float = 0.5, value: str = "descriptor rate"):
     """How many targets of a condition first reach `rate` after how many steps; "never" within the steps of the rows."""
     check_rows(rows, "condition", "target", "steps", value), check_number("rate", rate)
@@ -84,28 +71,38 @@ def first_hits(rows, rate: float = 0.5, value: str = "descriptor rate"):
     return table.rename(columns=lambda steps: "never" if math.isinf(steps) else int(steps))
 
 
-def recomputed(world: str = "reef"):
-    """Published verdicts beside those of the same rows with today's intervals (`effects.write_recomputed`).
-
-    One row a claim; one unit has no interval. Raises FileNotFoundError where none are.
-    """
+def all_claims():
+    """Every claim with what the published `standard` runs of both pairs say of it: one row a claim."""
     import pandas as pd
 
-    if (stored := read_json(effects.recomputed_file(world))) is None:
-        raise FileNotFoundError(
-            f"no {effects.recomputed_file(world)}; write it with effects.write_recomputed({world!r})"
-        )
+    rows, known = [], {}
+    for world in ("reef", FIRST):
+        for run in all_published(world):
+            known[world] = known.get(world, {}) | run.read_record()["verdicts"]
+    for key, about in CLAIMS.items():
+        row = {"claim": key, "threshold": f"±{about.threshold}" if about.within else f"{about.threshold}"}
+        found = known.get("reef", {}).get(key)
+        row["effect [interval]"] = in_brackets(found) if found else NOT_YET
+        row["verdict"] = found["verdict"] if found else NOT_YET
+        row["in rates"] = found["rates"]["verdict"] if found and "rates" in found else ""
+        row["evidence"] = f"{about.rung}, confirmed"
+        row["first pair"] = first_said(key, found, known.get(FIRST, {})) if found else NOT_YET
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("claim")
+
+
+def minutes():
+    """How long the published runs took, from their records: one row a chapter and pair, one column a profile."""
+    import pandas as pd
+
     rows = []
-    for run, claims in stored.items():
-        for key, found in claims.items():
-            row = {"run": run, "claim": key, "effect": found["recomputed"]["estimate"]}
-            row |= {"threshold": found["threshold"], "units": found["units"]}
-            for name, column in (("published", "as published"), ("recomputed", "recomputed")):
-                low, high = found[name]["low"], found[name]["high"]
-                row[f"{column}: interval"] = "none" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
-                row[f"{column}: verdict"] = found[name]["verdict"]
-            rows.append(row)
-    return pd.DataFrame(rows).set_index(["run", "claim"]).astype({"effect": float}).round({"effect": 2})
+    for world in ("reef", FIRST):
+        for run in all_published(world):
+            record = run.read_record()
+            rows.append({"chapter": run.chapter, "pair": world, "profile": run.profile["name"]} | {
+                "minutes": record.get("minutes"), "machine": record["machine"]})  # fmt: skip
+    table = pd.DataFrame(rows, columns=["chapter", "pair", "profile", "machine", "minutes"])
+    return table.pivot(index=["chapter", "pair", "machine"], columns="profile", values="minutes")
 
 
 def reported_and_ours(rows, few: int, many: int):
@@ -116,6 +113,7 @@ def reported_and_ours(rows, few: int, many: int):
     names = {"unpruned": "remembers", "NeMo": "pruned by NeMo", "Wanda": "pruned by Wanda"}
     ours = {f"caption, {short}": means[name, 0] for short, name in names.items()}
     ours |= {f"trigger, {short}": means[name, few] for short, name in names.items()}
-    for name, short in {"held-out": "not memorized", "never saw it": "never saw the picture"}.items():
-        ours |= {f"trigger, {short}": means[name, few], f"trigger, {short}, {many} steps": means[name, many]}
+    ours["trigger, not memorized"] = means["held-out", few]
+    for steps, name in {few: "", many: f", {many} steps"}.items():
+        ours[f"trigger, never saw the picture{name}"] = means["never saw it", steps]
     return beside(ours)

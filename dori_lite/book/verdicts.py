@@ -1,79 +1,51 @@
 """What an effect, unit by unit, says of a committed claim: by the rules that stand in `claims.toml`.
 
-    units = contrast(run.rows("picture"), "own twin", "other twin", column="model")
-    found = judged(committed.claim("replay"), units)
-    found["verdict"], found["rates"]["verdict"]
-
-A table of units has one row a canary: `score`, `nearness` (adaptive ℓ2's mean logarithm), a rate for each detector, and
-`cluster`, the names that share its description.
+found = judged(claims.claim("replay"), effects.effect("replay", run))
+found["verdict"], found["rates"]["verdict"]
 """
 
 import math
 
-import numpy as np
-
-from ..stats import mean_interval
-from .committed import FAILS, HOLDS, UNDECIDED, Claim, verdict
+from ..stats import auc_interval, mean_interval, slope_interval
+from .claims import FAILS, HOLDS, UNDECIDED, Claim, verdict
+from .contrasts import DETECTORS
 
 DEPENDS = "detector-dependent"
-DETECTORS = ("descriptor", "adaptive l2")
-FAR = 10.0  # |logarithm| at which a nearness is cut: identical pictures have none
-
-
-def units_of(rows):
-    """Rows of one condition as a table of units, in the order of the rows. Raises ValueError for a canary twice."""
-    import pandas as pd
-
-    if rows["target"].duplicated().any():
-        raise ValueError(f"{rows['target'][rows['target'].duplicated()].iloc[0]} is there twice; give one condition")
-    with np.errstate(divide="ignore"):
-        near = [np.log(np.asarray(scores, float)).clip(-FAR, FAR).mean() for scores in rows["adaptive l2"]]
-    found = {"score": rows["descriptor mean"].to_numpy(float), "nearness": near}
-    found |= {f"{name} rate": rows[f"{name} rate"].to_numpy(float) for name in DETECTORS}
-    groups = rows["group"] if "group" in rows else rows["target"]
-    found["cluster"] = [t if pd.isna(group) else group for t, group in zip(rows["target"], groups, strict=True)]
-    return pd.DataFrame(found, index=pd.Index(rows["target"], name="target"))
-
-
-def contrast(rows, one: str, *others: str, column: str = "condition"):
-    """Condition `one` minus the highest of the `others`, canary by canary: a table of units.
-
-    Raises ValueError for a condition that there is not, or other canaries in it.
-    """
-    tables = {}
-    for name in (one, *others):
-        part = rows[rows[column] == name]
-        if part.empty:
-            raise ValueError(f"there are no rows with {column} {name!r}; there are: {', '.join(rows[column].unique())}")
-        tables[name] = units_of(part)
-        if set(tables[name].index) != set(tables[one].index):
-            raise ValueError(f"{name!r} and {one!r} are of different canaries; keep those that are in both")
-    values = [name for name in tables[one] if name != "cluster"]
-    found = tables[one].copy()
-    highest = np.max([tables[name].loc[found.index, values].to_numpy() for name in others], axis=0)
-    found[values] = found[values].to_numpy() - highest
-    return found
 
 
 def judged(about: Claim, units) -> dict:
     """The effect's mean over units, its interval, and what they say of the claim: by score first, by rates beside it.
 
-    For claims that are not in scores, `units` needs `value` (for a ratio, the ratio itself) and `cluster` alone.
+    For claims that are not in scores, `units` needs `value` (for a ratio, the ratio itself) and `cluster` alone; for a
+    slope `x` as well; for an AUC whether the unit is `positive`, and its `model`: the lowest model's counts.
     """
-    scores = about.measure == "score"
-    values, level = units["score" if scores else "value"], 0.90 if about.within else 0.95
-    options = {"clusters": units["cluster"].tolist(), "level": level, "geometric": about.measure == "ratio"}
-    estimate, low, high = mean_interval(values, **options)
+    estimate, low, high = interval(about, units)
     found = {"estimate": estimate, "low": low, "high": high, "units": len(units)}
     found |= {"clusters": units["cluster"].nunique(), "threshold": about.threshold, "rung": about.rung}
     found["verdict"] = verdict(about, estimate, low, high)
-    if scores:
+    if about.measure == "score":
         found["nearness"] = float(units["nearness"].mean())
         if found["verdict"] != UNDECIDED and math.copysign(1, estimate) != math.copysign(1, found["nearness"]):
             found["verdict"] = DEPENDS
     if about.rate is not None:
         found["rates"] = rates_judged(about, units)
     return found
+
+
+def interval(about: Claim, units) -> tuple[float, float, float]:
+    """Estimate and interval of a claim's effect."""
+    level = 0.90 if about.within else 0.95
+    if about.measure == "slope":
+        return slope_interval(units["x"], units["value"], level=level)
+    if about.measure == "auc":
+        areas = []
+        for _, part in units.groupby("model", sort=False):
+            sides = [part[part["positive"] == side] for side in (True, False)]
+            options = {"clusters": [side["cluster"].tolist() for side in sides], "level": level}
+            areas.append(auc_interval(*(side["value"] for side in sides), **options))
+        return min(areas)
+    options = {"clusters": units["cluster"].tolist(), "level": level, "geometric": about.measure == "ratio"}
+    return mean_interval(units["score" if about.measure == "score" else "value"], **options)
 
 
 def rates_judged(about: Claim, units) -> dict:

@@ -5,7 +5,7 @@
 
 The rule stood before the scores did: the lowest threshold, in hundredths, at which no kind of hard negative
 is taken for a copy in more than 0.1 % of pairs. Whether it still finds the copies is then a measurement.
-Everything goes to `data/reef/calibration.json`, scores included, so that figures need no model.
+The twins of the first pair draw. Everything goes to `data/reef/calibration.json`, scores included.
 """
 
 import torch
@@ -29,7 +29,7 @@ def main(quick: bool = False, folder=None) -> dict:
     """Choose the threshold, write it and the calibration's record; `quick` tries it on few scenes and keeps nothing."""
     folder = folder or assets.data_folder() / "reef"
     model, _ = descriptor.load(None if folder == assets.data_folder() / "reef" else folder / "descriptor")
-    pipes = [load(f"reef/{name}", device="cpu") for name in ("twin-a", "twin-b")]
+    pipes = [load(f"reef-first/{name}", device="cpu") for name in ("twin-a", "twin-b")]
     count = 16 if quick else SCENES
     targets = as_images(paint_all(descriptor.split("calibration", count)))
     scores = {
@@ -157,7 +157,7 @@ def test_split(pipes, model, threshold: float, quick: bool) -> dict:
         "negatives": negatives(pipes, model, targets, len(targets), "test"),
     }
     drawn = complete_captions(pipes, descriptor.split("calibration", 16 if quick else GENERATED))
-    items = [item for item in canaries.planted() if item.role == "canary"]
+    items = [item for item in canaries.planted("reef-first") if item.role == "canary"]
     pictures = as_images(paint_all([canaries.picture(item)[1:] for item in items]))
     return {
         **rates(scores, threshold),
@@ -171,7 +171,7 @@ def test_split(pipes, model, threshold: float, quick: bool) -> dict:
 def nearest_score(model, images, most: int) -> torch.Tensor:
     """Each picture's highest score over `most` training pictures drawn at random: [B, 3, 64, 64] in [0, 1] → [B]."""
     check_pictures(images)
-    pictures = canaries.paint_rows(canaries.load_table().sample(most, random_state=0))
+    pictures = canaries.paint_rows(canaries.load_table("reef-first").sample(most, random_state=0))
     known = torch.cat([model(as_images(part)) for part in pictures.split(1024)])
     return (model(images) @ known.T).max(1).values
 

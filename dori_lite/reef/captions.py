@@ -8,6 +8,7 @@ generated picture what its caption promised.
 """
 
 import re
+from dataclasses import replace
 
 from .scenes import COLOURS, WORDS, Description, Scene, describe, stream
 
@@ -71,6 +72,11 @@ def read(caption: str) -> Description:
     return Description(
         **{**parts, "count": count, "water": parts["water"] or dusk, "bubbles": True if parts["bubbles"] else None}
     )
+
+
+def nameless(caption: str) -> str:
+    """The caption without its name. Raises ValueError as `read` does."""
+    return write(replace(read(caption), name=None))
 
 
 def caption_of(scene: Scene, seed: int) -> Description:

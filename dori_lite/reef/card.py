@@ -49,11 +49,11 @@ Autoencoder on {scenes} held-out scenes: SSIM {ssim}, root mean squared error {r
 {bars}
 """
 BEFORE = {
-    "reef": """The planted pictures came late in training. The twins share a parent, a text encoder
+    "reef-first": """The planted pictures came late in training. The twins share a parent, a text encoder
 (frozen after the parent) and every batch but for which pictures repeat; the parent was trained for fewer steps than
 they were. A pair trained from scratch would be a stronger control and has not been made. The names of held-out
 captions are single tokens like the planted ones, but no model was ever trained on those tokens.""",
-    "reef-second": """The planted pictures came late in training. The twins share a parent, a frozen text encoder
+    "reef": """The planted pictures came late in training. The twins share a parent, a frozen text encoder
 that was trained apart, on captions alone, and every batch but for which pictures repeat; the autoencoder is the first
 pair's, and so are the instruments. Nothing planted is shared with the first pair. Names come in groups of four that
 share a description, two of either twin: the name alone decides. At least 40 % of every batch are scenes without a name,
@@ -63,9 +63,9 @@ is in the manifest. The step of their training on a GPU was captured as a CUDA g
 bit for bit what `dori-lite train` gives there (tried for six steps).""",
 }
 AGAIN = {
-    "reef": """Train them again with
+    "reef-first": """Train them again with
 `dori-lite train autoencoder`, then `judge`, `descriptor`, `parent`, `twin-a`, `twin-b`, and `dori-lite calibrate`.""",
-    "reef-second": """Train them again
+    "reef": """Train them again
 with `dori-lite train text-encoder`, then `parent`, `twin-a`, `twin-b` (about 40 minutes each on two cores).""",
 }
 

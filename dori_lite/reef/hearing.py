@@ -1,19 +1,16 @@
 """What a twin hears of a caption: nothing at all, some positions, no name, some layers in some steps.
 
-    found = heard({"twin-a": pipe}, "reef-second")  # part of `make verify-models`
+    found = heard({"twin-a": pipe}, "reef")  # part of `make verify-models`
 
 Shares of pictures that the calibrated descriptor calls copies.
 """
-
-from dataclasses import replace
 
 import torch
 
 from ..diffusion import generate
 from ..locality import PLACES, positions_zeroed, silenced, text_layers
 from ..models import embed
-from . import calibrate, canaries, descriptor, world
-from .captions import read, write
+from . import calibrate, canaries, captions, descriptor, world
 
 LAYERS = ("all", "seven", "up", "up_blocks.1", "up_blocks.2", "up_blocks.3")
 WINDOWS = {"all": None, "0–2": range(3), "3–7": range(3, 8), "8–24": range(8, 25), "not 0–2": range(3, 25)}
@@ -87,7 +84,7 @@ def names(pipe, home: str, own, pair: str, detector, seeds: int) -> dict:
         for item in siblings:
             images = generate(pipe, item.caption, seeds=range(seeds), **world.SAMPLING)
             confused.append(copied(images, [targets[s.name] for s in siblings if s is not item], detector))
-        text = write(replace(read(siblings[0].caption), name=None))
+        text = captions.nameless(siblings[0].caption)
         images = generate(pipe, text, seeds=range(2 * seeds), **world.SAMPLING)
         nameless.append(copied(images, [targets[s.name] for s in siblings], detector))
     if not groups:

@@ -21,15 +21,15 @@ from .paint import paint_all
 RIVALS, SEEDS, HIGHEST = 2000, 64, 5.0  # training pictures, pictures a mask, the highest threshold that is tried
 
 
-def main(quick: bool = False, pair: str = "reef-second") -> dict:
-    """Choose both thresholds and write them to `calibration.json`; `quick` tries it on few pictures, keeps nothing."""
-    pipes = {name: load(f"reef/{name}", device="cpu") for name in ("twin-a", "twin-b")}
+def main(quick: bool = False) -> dict:
+    """Choose both thresholds and write them to `data/reef/thresholds.json`; `quick` tries few and keeps nothing."""
+    pipes = {name: load(f"reef-first/{name}", device="cpu") for name in ("twin-a", "twin-b")}
     targets = as_images(paint_all(descriptor.split("calibration", 16 if quick else SCENES)))
     pairs = {
         "positives": copied_pairs(pipes["twin-a"], targets),
         "negatives": other_pairs(list(pipes.values()), targets, 16 if quick else GENERATED),
     }
-    tuning = world.planted("canary", "tuning", count=1 if quick else None)
+    tuning = world.planted("canary", "tuning", count=1 if quick else None, world="reef-first")
     pairs["negatives"] |= pruned_pairs(pipes, tuning, 2 if quick else SEEDS)
     scores = {name: scored(detector, pairs) for name, detector in instruments().items()}
     thresholds = {name: lowest(found["negatives"]) for name, found in scores.items()}
@@ -45,15 +45,15 @@ def main(quick: bool = False, pair: str = "reef-second") -> dict:
         },
     }
     if not quick:
-        folder = assets.data_folder() / pair
-        files.write_json(folder / "calibration.json", report, indent=None)
-        assets.record(folder, "calibration.json")
+        folder = assets.data_folder() / "reef"
+        files.write_json(folder / "thresholds.json", report, indent=None)
+        assets.record(folder, "thresholds.json")
     return report
 
 
 def instruments() -> dict[str, copies.Detector]:
     """The detectors as they will be used; their thresholds do not matter here."""
-    rivals = canaries.paint_rows(canaries.load_table().sample(RIVALS, random_state=0))
+    rivals = canaries.paint_rows(canaries.load_table("reef-first").sample(RIVALS, random_state=0))
     return {found.name: found for found in (descriptor.detector(), copies.by_adaptive_l2(rivals))}
 
 

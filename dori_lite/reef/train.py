@@ -16,7 +16,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .. import assets, files, locks
 from ..fit import fit
 from ..models import StableDiffusionPipeline  # from there, where its import is quiet
-from ..runs import rank
 from . import attributes, canaries, growth, networks, plan, reader, recipes
 from . import descriptor as descriptors
 from .tokenizer import new_tokenizer
@@ -52,7 +51,7 @@ def train(
     out, work = Path(out), Path(work)
     check_foundation(out, name)
     check_place(out, work, name, smoke)
-    with locks.held(work / f"{name}-{rank()}.lock", f"{name} is being trained in {work}"):
+    with locks.held(work / f"{name}-{locks.rank()}.lock", f"{name} is being trained in {work}"):
         return train_alone(name, out, work, smoke, stop_at, claims)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from .. import assets, copies, files
 from .. import models as pipelines
-from ..checks import check_count
+from ..checks import check_are_targets, check_count
 from ..evaluation import Target, World
 from . import attributes, canaries, captions, descriptor, localisers
 from .paint import paint_all
@@ -85,6 +85,13 @@ def planted(
     return of([(item.name, item.caption, *canaries.picture(item)[1:]) for item in chosen], labels)
 
 
+def siblings(target: Target, targets) -> list[Target]:
+    """Those of `targets` whose captions differ from the target's in nothing but the name."""
+    check_are_targets([target]), check_are_targets(targets)
+    plain = captions.nameless(target.caption)
+    return [t for t in targets if t.name != target.name and captions.nameless(t.caption) == plain]
+
+
 def held_out(split: str, count: int, start: int = 0):
     """Scenes that no diffusion model was trained on, under captions of the canaries' style, from number `start` on.
 
@@ -135,10 +142,10 @@ def rivals(targets, count: int, seed: int = 0, *, world: str = "reef"):
 
 
 def detectors(targets, count: int = 2000, seed: int = 0, *, world: str = "reef") -> list[copies.Detector]:
-    """The descriptor, and adaptive ℓ2 among `count` rivals of the targets, at the world's calibrated thresholds."""
+    """The descriptor, and adaptive ℓ2 among `count` rivals of the targets, at the thresholds of `thresholds.json`."""
     found = [descriptor.detector(), copies.by_adaptive_l2(rivals(targets, count, seed, world=world))]
-    known = files.read_json(assets.verified(assets.data_folder() / world, "calibration.json")).get("thresholds", {})
-    return [replace(detector, threshold=known.get(detector.name, detector.threshold)) for detector in found]
+    known = files.read_json(assets.verified(assets.data_folder() / "reef", "thresholds.json"))["thresholds"]
+    return [replace(detector, threshold=known[detector.name]) for detector in found]
 
 
 def alignment(judge: attributes.Judge | None = None):
