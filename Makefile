@@ -6,12 +6,13 @@ RUN = $(PYTHON) tools/bootstrap.py
 DORI = $(RUN) -m dori_lite.cli
 QUICKLY = not slow and not gpu and not hub
 
-.PHONY: help book test test-all lint verify-models bench clean
+.PHONY: help book test test-all test-gpu lint verify-models bench clean
 
 help:
 	@echo "make book           run the chapters and build the site (PROFILE=quick)"
 	@echo "make test           style, unit tests, every chapter once, the site"
 	@echo "make test-all       the same and the slow tests"
+	@echo "make test-gpu       on a machine with CUDA: its tests, and every chapter once"
 	@echo "make verify-models  check that the models do what the book says of them"
 	@echo "make bench          run every benchmark"
 	@echo "make clean          remove what building and testing wrote"
@@ -32,6 +33,10 @@ test-all: lint
 
 verify-models:
 	@$(DORI) verify-models
+
+test-gpu:
+	@$(RUN) -m pytest -m gpu
+	@$(RUN) -m pytest tests/test_book.py
 
 bench:
 	@$(DORI) bench

@@ -73,11 +73,12 @@ def book(
     seed: int = typer.Option(0, help="the seed that every chapter is given"),
     force: bool = typer.Option(False, help="run chapters anew: neither their pages nor their rows are kept"),
     chapter: str = typer.Option(None, help="run this one only (its name or number), and build no site"),
+    world: str = typer.Option("reef", help="reef, or reef-first: its chapters are run, and no site is built"),
 ):
     """Run the chapters that changed and build the site."""
     from .book import build
 
-    build.build(profile, seed, force, chapter)
+    build.build(profile, seed, force, chapter, world)
 
 
 @app.command()

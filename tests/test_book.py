@@ -8,9 +8,10 @@ import pytest
 from dori_lite import assets, runs
 from dori_lite.book import build, chapter
 from dori_lite.files import plain
+from dori_lite.reef import plan
 
 SITE_TITLE = "A model that remembers"
-CLAIMS = {"01": 2, "02": 3, "03": 5, "04": 7}  # how many verdicts a chapter's record holds
+CLAIMS = {"01": 3, "02": 5, "03": 8, "04": 6, "05": 4}  # how many verdicts a chapter's record holds
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +47,35 @@ def test_rows_are_complete_and_of_one_kind_each(executed):
     canaries, attacked = run["01"].profile["canaries"], 2 * run["01"].profile["attacked"]
     assert len(run["01"].rows("picture")) == 3 * 2 * canaries
     graded = run["02"].rows("picture").query("role == 'graded'")
-    assert graded.groupby("exposures").size().to_dict() == dict.fromkeys((1, 4, 16, 64, 256), 8)
-    groups = run["02"].rows("detection").groupby(["model", "group"]).size()
-    assert groups.to_dict() == {(m, g): n for m in ("twin-a", "twin-b") for g, n in
-                                (("memorized", 16), ("decoy", 16), ("ordinary", 16))}  # fmt: skip
+    assert graded.groupby("exposures").size().to_dict() == dict.fromkeys(plan.GRADES, 8)
+    assert run["01"].rows("name").groupby("caption").size().to_dict() == {
+        "siblings": 6 * canaries,
+        "no name": 2 * canaries,
+    }
+    for kind, by in (("detection", ["twin", "model"]), ("ordinary", ["twin"])):
+        assert set(run["02"].rows(kind).groupby(by).size()) == {16}
     table = run["03"].rows("condition")
-    assert len(table) == 7 * attacked and run["03"].kinds() == ["condition", "dose", "outliers"]
+    assert len(table) == 10 * attacked and run["03"].kinds() == ["condition", "dose", "others", "outliers"]
     attacks = run["04"].rows("attack").query("role == 'canary'")
     assert attacks.drop_duplicates(["target", "condition", "start"]).shape[0] == 9 * attacked
-    for kind, columns in (("condition", ["descriptor", "density"]), ("dose", ["rho", "mask", "model"])):
+    for kind, columns in (("condition", ["descriptor", "held-out alignment"]), ("dose", ["rho", "mask", "model"])):
         assert run["03"].rows(kind)[columns].notna().all(axis=None)
+    found = {kind: len(run["05"].rows(kind)) for kind in run["05"].kinds()}
+    assert found == {"subspace": 5 * attacked, "window": 8 * attacked, "joint": 4 * attacked}
+
+
+def test_every_canary_has_noises_of_its_own_and_the_same_picture_wherever_it_is_asked_alike(executed):
+    """Chapters 1 to 4 ask the unpruned own twin under the caption: the same noises, so the same scores."""
+    run = {slug[:2]: run for slug, (_, run) in executed.items()}
+    first = run["01"].rows("picture").query("model == 'own twin'").set_index("target")["descriptor"]
+    attacks = run["04"].rows("attack").query("condition == 'remembers' and start == 'prompt' and steps == 0")
+    others = {"02": run["02"].rows("picture").query("model == 'own twin'"), "04": attacks}
+    others["03"] = run["03"].rows("condition").query("condition == 'unpruned'")
+    for rows in others.values():
+        shared = rows[rows["target"].isin(first.index)]
+        assert len(shared) and all(
+            row.descriptor == pytest.approx(first[row.target], abs=1e-3) for row in shared.itertuples()
+        )
 
 
 def test_random_masks_have_as_many_weights_as_what_they_are_compared_with(executed):
@@ -63,17 +83,19 @@ def test_random_masks_have_as_many_weights_as_what_they_are_compared_with(execut
     weights = table.pivot(index="target", columns="condition", values="weights")
     assert (weights["random like NeMo"] == weights["NeMo"]).all()
     assert (weights["random like Wanda"] == weights["Wanda"]).all()
+    assert (weights["another caption's mask"] == weights["Wanda"]).all()
+    assert (weights["other twin, same mask"] == weights["Wanda"]).all()
     assert (table.set_index("condition").loc["all seven layers", "density"] == 1).all()
 
 
 def test_masks_are_found_once(executed):
-    """Chapter 4 finds only what chapter 3 has not: Wanda's masks in other twins, and of held-out captions."""
+    """Chapters 4 and 5 find only what chapter 3 has not: Wanda's masks in other twins, and of held-out captions."""
     folder = executed["04_the_picture_comes_back"][1].folder.parents[1] / "masks"
     attacked = 2 * executed["04_the_picture_comes_back"][1].profile["attacked"]
     names = [path.name.split("+")[0] for path in folder.glob("*.safetensors")]
     assert names.count("NeMo") == names.count("NeMo,_sixteen_layers") == attacked
-    # own and other twin, held-out captions, and another canary's in an exercise of chapter 3
-    assert names.count("Wanda") == 2 * attacked + attacked + 1
+    # own and other twin, held-out captions of chapters 3 and 4, and another canary's in an exercise of chapter 3
+    assert names.count("Wanda") == 4 * attacked + 1
 
 
 def test_transfers_are_recorded_as_such(executed):

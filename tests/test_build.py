@@ -597,7 +597,7 @@ def test_old_pythons_can_read_the_bootstrap():
 def test_make_is_a_thin_wrapper(machine):
     (machine.root / "python").write_text(f'#!/bin/sh\necho "$*" >> {machine.log}\n')
     (machine.root / "python").chmod(0o755)
-    for target in ("book PROFILE=standard", "test", "verify-models", "bench"):
+    for target in ("book PROFILE=standard", "test", "test-gpu", "verify-models", "bench"):
         subprocess.run(["make", "-s", *target.split(), "PYTHON=./python"], cwd=machine.root, check=True)
     calls = [line.removeprefix("tools/bootstrap.py ") for line in machine.log.read_text().splitlines()]
     assert calls == [
@@ -605,6 +605,8 @@ def test_make_is_a_thin_wrapper(machine):
         "-m ruff check .",
         "-m ruff format --check .",
         "-m pytest -m not slow and not gpu and not hub",
+        "-m pytest -m gpu",
+        "-m pytest tests/test_book.py",
         "-m dori_lite.cli verify-models",
         "-m dori_lite.cli bench",
     ]

@@ -182,10 +182,10 @@ def test_one_that_sees_the_layout_finds_them(images, no_models):
 
 @pytest.fixture
 def table(monkeypatch):
-    """A training table of ten base scenes."""
+    """The first pair's training table: ten base scenes."""
     rows = [(seed, write(description)) for description, _, seed in map(canaries.base, range(10))]
     found = pd.DataFrame(rows, columns=["seed", "caption"]).assign(name="")
-    monkeypatch.setattr(canaries, "load_table", lambda: found)
+    monkeypatch.setattr(canaries, "load_table", {"reef-first": found}.__getitem__)
     return found
 
 
@@ -206,13 +206,13 @@ def test_nearest_score_is_the_highest_cosine(table, images):
 
 @pytest.fixture
 def reef(tmp_path, monkeypatch):
-    """A data folder with an untrained, uncalibrated descriptor; the path of its reef/."""
+    """A data folder with an untrained, uncalibrated descriptor and the first pair's canaries; the path of its reef/."""
     torch.manual_seed(0)
-    planted = assets.data_folder() / "reef" / "planted.json"
+    planted = assets.data_folder() / "reef-first" / "planted.json"
     monkeypatch.setenv("DORI_DATA", str(tmp_path))
-    (tmp_path / "reef").mkdir()
-    shutil.copy(planted, tmp_path / "reef")
-    assets.record(tmp_path / "reef", "planted.json")
+    (tmp_path / "reef-first").mkdir()
+    shutil.copy(planted, tmp_path / "reef-first")
+    assets.record(tmp_path / "reef-first", "planted.json")
     descriptor.save(descriptor.Descriptor(width=4, size=8), tmp_path / "reef" / "descriptor")
     assets.record(tmp_path / "reef", "descriptor", {"steps": 3})
     return tmp_path / "reef"
@@ -248,6 +248,7 @@ def test_calibrating_from_end_to_end(reef, table, no_models, monkeypatch, quick)
     report = calibrate.main(quick=quick)
     negatives = {kind: torch.tensor(scores) for kind, scores in report["scores"]["negatives"].items()}
     assert report["threshold"] == calibrate.choose(negatives)
+    assert {pipe for pipe, *_ in no_models} == {"reef-first/twin-a", "reef-first/twin-b"}  # nobody else draws
     sizes = {kind: len(scores) for side in report["scores"].values() for kind, scores in side.items()}
     n = 16 if quick else 6
     assert sizes == {

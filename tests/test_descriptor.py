@@ -7,6 +7,7 @@ import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 
 from dori_lite import assets
+from dori_lite.models import PAIRS
 from dori_lite.reef import canaries, descriptor
 from dori_lite.reef.descriptor import Contrast, Descriptor, blur, edit, shift, siblings
 from dori_lite.reef.paint import paint_all
@@ -128,7 +129,7 @@ def test_held_out_scenes_and_siblings_are_nobodys_training_pictures():
     lists = [*scenes.values(), *others.values()]
     everything = [seed for some in lists for seed in some]
     assert len(set(everything)) == len(everything) == sum(map(len, lists))  # nor one another's
-    for world in ("reef", "reef-second"):
+    for world in PAIRS:
         assert not set(canaries.load_table(world)["seed"].tolist()) & set(everything)
 
 

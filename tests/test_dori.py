@@ -17,6 +17,7 @@ from dori_lite.diffusion import generate, generator
 from dori_lite.dori import Triggers, find_triggers, stored
 from dori_lite.masks import of_neurons, pruned
 from dori_lite.models import embed, fingerprint, value_layers
+from dori_lite.runs import open_run
 
 CAPTIONS = ["a red fish over sand", "a striped blue fish and one other fish", "a large fish at dusk"]
 STREAMS = ["twin-a/3", 7, "b"]
@@ -326,18 +327,52 @@ def test_triggers_are_of_the_model_that_was_attacked(pipe, another, latents, one
     assert torch.equal(inside.on(own, transfer=True), inside.embeddings)
 
 
-def test_triggers_are_kept_as_tensors(pipe, another, latents, tmp_path, one_line):
-    found = find_triggers(pipe, latents, CAPTIONS, snapshots=[1], **QUICK)
+@pytest.fixture
+def kept(pipe, latents):
+    """An attack that was looked at after some of its steps, and what is kept of it."""
+    found = find_triggers(pipe, latents, CAPTIONS, snapshots=[0, 1, 3], **QUICK)
+    return found, found.tensors()
+
+
+def same(one: Triggers, other: Triggers) -> bool:
+    """Bit for bit, snapshots included."""
+    parts = ("embeddings", "start", "losses", "displacement")
+    pairs = [(getattr(one, part), getattr(other, part)) for part in parts]
+    pairs += [(one.snapshots[step], other.snapshots[step]) for step in one.snapshots if step in other.snapshots]
+    equal = all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+    return equal and one.model == other.model and one.snapshots.keys() == other.snapshots.keys()
+
+
+def test_triggers_are_kept_as_tensors(kept, tmp_path):
+    found, _ = kept
     for known in (found, Triggers(found.embeddings, found.start, found.losses, {})):
         save_file({name: tensor.contiguous() for name, tensor in known.tensors().items()}, tmp_path / "kept")
         for tensors in (known.tensors(), load_file(tmp_path / "kept")):
             again = stored(tensors)
-            assert type(again) is Triggers and again.model == known.model and again.snapshots == {}
-            for name in ("embeddings", "start", "losses", "displacement"):
-                assert torch.equal(getattr(again, name), getattr(known, name)), name
-    again = stored(found.tensors())
+            assert type(again) is Triggers and same(again, known)
+
+
+def test_what_a_run_kept_is_used_after_any_of_its_steps_and_in_its_model_alone(kept, pipe, another, tmp_path, one_line):
+    found, tensors = kept
+    run = open_run("c", "quick", 0, base=tmp_path)
+    for _ in run.todo("attack", who=["marlow"]):
+        run.keep({}, tensors=tensors)
+    again = stored(run.tensors("attack", "marlow"))
+    assert same(again, found) and [*sorted(again.snapshots)] == [0, 1, 3]
     assert torch.equal(again.on(pipe), found.embeddings)
-    one_line(ValueError, "these triggers were found in another model", again.on, another)
+    for step in (0, 1, 3):
+        assert torch.equal(again.on(pipe, step), found.snapshots[step])
+    assert torch.equal(again.on(pipe, 0), found.start) and torch.equal(again.on(pipe, 3), found.embeddings)
+    assert not torch.equal(again.on(pipe, 1), found.embeddings)  # one snapshot is not another
+    one_line(ValueError, "no snapshot was kept after step=2; there are: 0, 1, 3$", again.on, pipe, 2)
+    for step in (None, 1):
+        one_line(ValueError, "these triggers were found in another model", again.on, another, step)
+
+
+def test_triggers_that_were_kept_without_snapshots_have_none(kept, pipe, one_line):
+    tensors = {name: tensor for name, tensor in kept[1].items() if not name.startswith("after ")}
+    assert set(tensors) == {"embeddings", "start", "losses", "model"} and stored(tensors).snapshots == {}
+    one_line(ValueError, "no snapshot was kept after step=1; there are: none$", stored(tensors).on, pipe, 1)
 
 
 # ---- the critics' constraints ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Each claim's effect, from rows: planted ones whose answer is known, and the published ones."""
+"""Each claim's effect, from rows: planted ones whose answer is known by hand, and the published ones."""
 
 import math
 from pathlib import Path
@@ -6,279 +6,594 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
 
 from dori_lite import assets
-from dori_lite.book import chapter, claims, effects
+from dori_lite.book import chapter, claims, effects, verdicts
 from dori_lite.book.publish import PUBLISHED_BYTES
-from dori_lite.files import plain, read_json
+from dori_lite.files import plain
 from dori_lite.runs import Run, open_existing
-from dori_lite.stats import mean_interval
 
 RECORDS = sorted((assets.data_folder() / "results").glob("*/*/*/record.json"))
+PLACES = ["/".join(path.parts[-4:-1]) for path in RECORDS]
 
 
 class Planted:
     """A run with rows that were never computed."""
 
-    folder, seed, profile = Path("planted"), 0, {"attack_steps": 20, "control_steps": 250}
+    folder, seed = Path("planted"), 0
 
     def __init__(self, **kinds):
         self.kinds = {kind: pd.DataFrame(rows) for kind, rows in kinds.items()}
+        self.profile = {"attack_steps": 50, "control_steps": 200}
 
     def rows(self, kind):
         return self.kinds.get(kind, pd.DataFrame())
+
+
+TARGETS = "abcd"
+GROUPS = {"a": 3, "b": 3, "c": 5, "d": 5}
+
+
+def seen(target, score, groups=True, **more):
+    """One row. Nearness and rates follow the score: twice, a half and a quarter of it."""
+    row = {"target": target, "role": "canary", "descriptor mean": score, "descriptor rate": score / 2}
+    row |= {"adaptive l2": [math.exp(2 * score)] * 2, "adaptive l2 rate": score / 4}
+    return row | ({"group": GROUPS[target]} if groups and target in GROUPS else {}) | more
+
+
+def scored(scores, column="condition", groups=True, **more):
+    """Rows of several conditions, {name: one score a target}, each condition in another order of targets."""
+    return [
+        seen(target, score, groups, **{column: name}, **more)
+        for k, (name, some) in enumerate(scores.items())
+        for target, score in sorted(zip(TARGETS, some, strict=True), reverse=k % 2)
+    ]
+
+
+def found(key, run):
+    """An effect's scores by target, after a look at what goes with them."""
+    units = effects.effect(key, run)
+    assert units["nearness"].tolist() == pytest.approx((2 * units["score"]).tolist())
+    assert units["descriptor rate"].tolist() == pytest.approx((units["score"] / 2).tolist())
+    assert units["adaptive l2 rate"].tolist() == pytest.approx((units["score"] / 4).tolist())
+    return by_target(units, "score")
+
+
+def by_target(units, kept="value"):
+    assert {*units.index} == {*TARGETS} and len(units) == 4
+    assert {t: cluster for t, cluster in units["cluster"].items()} == {t: f"group {k}" for t, k in GROUPS.items()}
+    return [units[kept][t] for t in TARGETS]
+
+
+def estimate(key, run):
+    """What the verdict says of a planted run: the number that a chapter prints."""
+    return verdicts.judged(claims.claim(key), effects.effect(key, run))["estimate"]
 
 
 # ---- what is published --------------------------------------------------------------------------------
 
 
 def test_every_claim_has_an_effect_and_every_effect_a_claim():
-    assert effects.EFFECTS.keys() == claims.CLAIMS.keys()
-    assert len(RECORDS) >= 4
+    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 26
 
 
-def percentiles(values, level=0.95):
-    """Ends that occurred, as the first pair's records have them."""
-    tail = (1 - level) / 2
-    return np.quantile(values, tail, method="lower"), np.quantile(values, 1 - tail, method="higher")
-
-
-def bootstrapped_mean(values, bounds=None, reach=None, geometric=False):
-    values = np.log(values) if geometric else np.asarray(values)
-    means = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
-    found = [values.mean(), *(percentiles(means) if len(values) > 1 else [math.nan] * 2)]
-    return np.exp(found) if geometric else found
-
-
-def bootstrapped_rho(x, y):
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    chosen = np.random.default_rng(0).integers(len(x), size=(2000, len(x)))
-    return spearmanr(x, y).statistic, *np.quantile([spearmanr(x[k], y[k]).statistic for k in chosen], [0.025, 0.975])
-
-
-def bootstrapped_area(positives, negatives):
-    wins = (np.sign(np.asarray(positives)[:, None] - np.asarray(negatives)) + 1) / 2
-    random = np.random.default_rng(0)
-    one, other = (random.multinomial(n, np.full(n, 1 / n), size=2000) / n for n in wins.shape)
-    return wins.mean(), *np.quantile((one @ wins * other).sum(1), [0.025, 0.975])
-
-
-@pytest.mark.parametrize("path", RECORDS, ids=["/".join(path.parts[-4:-1]) for path in RECORDS])
-def test_published_verdicts_follow_from_published_rows(path, monkeypatch):
-    """Those of the first pair, with the percentile bootstraps they were published with: they stay as they were."""
-    run = open_existing(path.parent)
+def differing(run) -> list[str]:
+    """The claims of which a run's record says something else than its rows do."""
     stored = run.read_record()["verdicts"]
-    monkeypatch.setattr(effects, "mean_interval", bootstrapped_mean)
-    monkeypatch.setattr(effects, "spearman_interval", bootstrapped_rho)
-    monkeypatch.setattr(effects, "auc_interval", bootstrapped_area)
-    found = plain(chapter.verdicts(run, *stored))
-    assert stored and found.keys() == stored.keys()
-    for key, verdict in stored.items():
-        assert alike(found[key], verdict), key
+    again = plain(chapter.verdicts(run, *stored))
+    return [key for key in stored if not alike(again[key], stored[key])]
 
 
-def alike(one: dict, other: dict) -> bool:
+def alike(one, other) -> bool:
     """The same words, and numbers but for rounding."""
-    numbers = {key: value for key, value in other.items() if isinstance(value, float)}
-    return one == other | {key: one.get(key) for key in numbers} and all(
-        one[key] == pytest.approx(value, rel=1e-9) for key, value in numbers.items()
-    )
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    numbers = [x for x in (one, other) if isinstance(x, int | float) and not isinstance(x, bool)]
+    return one == pytest.approx(other, rel=1e-9, abs=1e-12) if len(numbers) == 2 else one == other
 
 
-def test_published_verdicts_stand_beside_recomputed_ones():
-    stored, found = read_json(effects.recomputed_file("reef")), effects.recompute("reef")
-    assert stored.keys() == found.keys() == {"/".join(path.parts[-3:-1]) for path in RECORDS if "reef" in path.parts}
-    for run, verdicts in found.items():
-        published = read_json(effects.recomputed_file("reef").parent / run / "record.json")["verdicts"]
-        assert verdicts.keys() == stored[run].keys() == published.keys()
-        for key, both in verdicts.items():
-            about = claims.claim(key)
-            assert both["threshold"] == about.threshold == published[key]["threshold"]
-            assert stored[run][key]["published"] == {part: published[key][part] for part in both["published"]}
-            assert alike(both["recomputed"], stored[run][key]["recomputed"]), (run, key)
-            numbers = [math.nan if x is None else x for x in list(both["recomputed"].values())[:3]]
-            assert both["recomputed"]["verdict"] == claims.verdict(about, *numbers)
-    changed = {key for verdicts in stored.values() for key, both in verdicts.items() if differ(both)}
-    assert changed == {"magnitude", "membership", "injection"}  # each to undecided
+@pytest.mark.parametrize("path", RECORDS, ids=PLACES)
+def test_published_verdicts_follow_from_published_rows(path):
+    run = open_existing(path.parent)
+    assert not differing(run)
+    assert bool(run.read_record()["verdicts"]) == (run.chapter[:2] != "00")
 
 
-def differ(both) -> bool:
-    return both["published"]["verdict"] != both["recomputed"]["verdict"] == claims.UNDECIDED
-
-
-def test_recomputing_writes_one_file_and_leaves_records(tmp_path, monkeypatch, one_line):
-    monkeypatch.setattr(assets, "data_folder", lambda: tmp_path)
-    one_line(FileNotFoundError, "nothing is published", effects.recompute, "lagoon")
-    folder = tmp_path / "results" / "lagoon" / "01_x" / "standard"
-    run, stored = Run(folder, "01_x", "lagoon", {"name": "standard"}, 0), {"verdict": "holds here"}
-    for _ in run.todo("picture", target=["t1", "t2", "t3"]):
-        run.keep([{"model": model, "descriptor rate": rate} for model, rate in (("own twin", 1), ("other twin", 0))])
-    stored |= {"estimate": 1.0, "low": 1.0, "high": 1.0, "units": 3, "threshold": 0.5, "rung": "counterfactual"}
-    run.record(verdicts={"replay": stored})
-    before = (folder / "record.json").read_bytes()
-    written = effects.write_recomputed("lagoon")
-    assert written == tmp_path / "results" / "lagoon" / "recomputed.json"
-    found = read_json(written)["01_x/standard"]["replay"]
-    assert found["published"] == {"estimate": 1.0, "low": 1.0, "high": 1.0, "verdict": "holds here"}
-    low = found["recomputed"].pop("low")
-    assert found["recomputed"] == {"estimate": 1.0, "high": 1.0, "verdict": "undecided"} and low == pytest.approx(
-        0.05 ** (1 / 3)
-    )
-    assert (found["units"], found["threshold"]) == (3, 0.5) and (folder / "record.json").read_bytes() == before
-
-
-@pytest.mark.parametrize("path", RECORDS, ids=["/".join(path.parts[-4:-1]) for path in RECORDS])
+@pytest.mark.parametrize("path", RECORDS, ids=PLACES)
 def test_published_runs_are_of_the_shipped_weights_and_small(path):
     run = open_existing(path.parent)
     models, shipped = run.read_record()["models"], assets.model_hashes(assets.data_folder() / run.world)
     assert models and {name: shipped.get(name) for name in models} == models
     assert (run.world, run.chapter, run.profile["name"]) == path.parts[-4:-1]
-    size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-    assert size <= PUBLISHED_BYTES and run.images()
+    assert sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()) <= PUBLISHED_BYTES
 
 
-# ---- planted rows ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("change", [None, "a row", "an estimate", "a verdict", "a rate", "a null", "a claim more"])
+def test_a_published_verdict_that_is_not_its_rows_is_noticed(tmp_path, change):
+    run = Run(tmp_path / "01_x" / "standard", "01_x", "reef", {"name": "standard"}, 0)
+    for row in scored({"own twin": [0.9, 0.8, 0.7, 0.6], "other twin": [0.1, 0.2, 0.1, 0.0]}, "model"):
+        for _ in run.todo("picture", target=[row["target"]], model=[row["model"]]):
+            run.keep(row | {"diversity": 0.25})
+    stored = plain(chapter.verdicts(run, "replay", "variety"))
+    assert stored["variety"]["low"] is None  # ratios that all agree
+    if change == "a row":
+        [line] = [line for line in run._read("picture").values() if line["unit"] == ["a", "own twin"]]
+        line["rows"][0]["descriptor mean"] += 1e-6
+        run.folder.joinpath("rows/picture-0.jsonl").open("a").write(f"{__import__('json').dumps(line)}\n")
+    elif change == "an estimate":
+        stored["replay"]["estimate"] += 1e-6
+    elif change == "a verdict":
+        stored["replay"]["verdict"] = "undecided" if stored["replay"]["verdict"] != "undecided" else "holds here"
+    elif change == "a rate":
+        stored["replay"]["rates"]["adaptive l2"]["high"] += 1e-6
+    elif change == "a null":
+        stored["variety"]["low"] = 1.0
+    elif change == "a claim more":
+        stored["replay"]["more"] = 1
+    run.record(verdicts=stored)
+    wrong = [] if change is None else ["variety"] if change == "a null" else ["replay"]
+    assert differing(open_existing(run.folder)) == wrong
 
 
-def pictures(own, other, diversity=(0.1, 0.6)):
+# ---- chapter 1 ----------------------------------------------------------------------------------------
+
+OWN, OTHER = [0.9, 0.8, 0.7, 1.0], [0.1, 0.3, 0.25, 0.05]
+SIBLINGS = [[0.2, 0.4, 0.6], [0.0, 0.0, 0.3], [0.1, 0.2, 0.3], [0.5, 0.5, 0.8]]  # means 0.4, 0.1, 0.2, 0.6
+NAMELESS = [0.3, 0.2, 0.25, 0.05]
+
+
+def chapter_1(groups=True):
+    rows = scored({"own twin": OWN, "other twin": OTHER, "parent": [0.5, 0.05, 0.6, 0.4]}, "model", groups)
+    spread = {"own twin": [0.1, 0.2, 0.4, 0.1], "other twin": [0.4, 0.4, 0.4, 0.8], "parent": [0.9, 0.8, 0.7, 0.6]}
+    for row in rows:
+        row["diversity"] = spread[row["model"]][TARGETS.index(row["target"])]
+    names = scored({"no name": NAMELESS}, "caption", groups)
+    if groups:
+        names += [seen(t, x, caption="siblings") for t, some in zip(TARGETS, SIBLINGS, strict=True) for x in some]
+    return Planted(picture=rows, name=names)
+
+
+def test_replay_is_own_minus_other_twin():
+    assert found("replay", chapter_1()) == pytest.approx([0.8, 0.5, 0.45, 0.95])
+    assert estimate("replay", chapter_1()) == pytest.approx(0.675)
+
+
+def test_variety_is_the_other_twin_s_diversity_in_the_own_twin_s():
+    assert by_target(effects.effect("variety", chapter_1())) == pytest.approx([4, 2, 1, 8])
+    assert estimate("variety", chapter_1()) == pytest.approx(2**1.5)  # a geometric mean
+
+
+def test_the_name_decides_beyond_the_siblings_mean_and_the_description_alone():
+    expected = [0.9 - 0.4, 0.8 - 0.2, 0.7 - 0.25, 1.0 - 0.6]
+    assert found("name-decides", chapter_1()) == pytest.approx(expected)
+    assert estimate("name-decides", chapter_1()) == pytest.approx(np.mean(expected))
+
+
+def test_without_siblings_the_description_alone_is_what_the_name_adds_to():
+    units = effects.effect("name-decides", chapter_1(groups=False))
+    assert units["score"][[*TARGETS]].tolist() == pytest.approx([0.6, 0.6, 0.45, 0.95])
+    assert units["cluster"].tolist() == units.index.tolist()  # each its own
+
+
+def test_siblings_that_not_all_canaries_have_are_refused(one_line):
+    run = chapter_1()
+    run.kinds["name"] = run.kinds["name"].iloc[:-1]
+    one_line(ValueError, "different canaries", effects.effect, "name-decides", run)
+
+
+# ---- chapter 2 ----------------------------------------------------------------------------------------
+
+EXPOSURES = {"e": 64, "f": 64, "g": 128, "h": 128, "i": 256, "j": 256}
+SAW, SAW_NOT = [0.15, 0.25, 0.5, 0.6, 0.7, 0.95], [0.1, 0.0, 0.1, 0.2, 0.1, 0.25]  # gaps 0.05 … 0.7
+
+
+def chapter_2():
+    rows = scored({"own twin": [0.9, 0.8, 0.9, 0.8], "other twin": [0.0, 0.1, 0.0, 0.1]}, "model", exposures=1000)
+    for model, scores in (("other twin", SAW_NOT[::-1]), ("own twin", SAW)):
+        order = [*EXPOSURES][::-1] if model == "other twin" else EXPOSURES
+        more = {"model": model, "role": "graded"}
+        rows += [seen(t, x, **more, exposures=EXPOSURES[t]) for t, x in zip(order, scores, strict=True)]
+    signs = [
+        {"target": t, "model": model, "twin": twin, "group": GROUPS[t], "magnitude": m, "similarity": s}
+        for t, model, twin, m, s in (
+            ("a", "own twin", "twin-a", 8.0, 0.75),
+            ("d", "other twin", "twin-a", 1.0, 0.5),
+            ("c", "other twin", "twin-a", 5.0, 0.25),
+            ("b", "own twin", "twin-a", 6.0, 0.5),
+            ("b", "other twin", "twin-b", 6.0, 0.125),
+            ("a", "other twin", "twin-b", 2.0, 0.25),
+            ("d", "own twin", "twin-b", 4.0, 1.0),
+            ("c", "own twin", "twin-b", 10.0, 0.25),
+        )
+    ]
+    return Planted(picture=rows, detection=signs, outliers=outliers())
+
+
+def outliers():
+    z = {"own twin": [5.0, 4.0, 7.0, 6.0], "other twin": [4.5, 4.5, 3.0, 7.0]}
     return [
-        {"target": f"t{9 - k}", "model": model, "role": "canary", "descriptor rate": rate, "diversity": spread}
-        for k, rates in enumerate(zip(own, other, strict=True))
-        for model, rate, spread in zip(("own twin", "other twin"), rates, diversity, strict=True)
+        {"target": t, "twin": name, "model": "twin-a" if (name == "own twin") == (t in "ab") else "twin-b", "z": x}
+        | {"group": GROUPS[t]}
+        for name, some in z.items()
+        for t, x in sorted(zip(TARGETS, some, strict=True), reverse=name == "own twin")
     ]
 
 
-def test_replay_is_the_mean_difference_of_the_twins_and_variety_their_ratio():
-    run = Planted(picture=pictures([1, 0.5, 1], [0, 0.25, 0.5]))
-    estimate, low, high, units = effects.effect("replay", run)
-    assert (estimate, units) == (pytest.approx((1 + 0.25 + 0.5) / 3), 3) and low <= estimate <= high
-    assert (estimate, low, high) == mean_interval([0.5, 0.25, 1], bounds=(-1, 1), reach=1)  # by name: t7, t8, t9
-    assert effects.effect("variety", run)[0] == pytest.approx(6)
-    different = Planted(picture=pictures([1, 1], [0, 0]))
-    different.kinds["picture"]["diversity"] = [0.1, 0.4, 0.2, 0.2]
-    assert effects.effect("variety", different)[:3] == mean_interval([4, 1], geometric=True)
+def test_exposures_are_own_minus_other_twin_on_their_logarithm_graded_alone():
+    units = effects.effect("exposures", chapter_2())
+    assert units.index.tolist() == [*EXPOSURES] and units["cluster"].tolist() == [*EXPOSURES]
+    assert units["value"].tolist() == pytest.approx([0.05, 0.25, 0.4, 0.4, 0.6, 0.7])
+    assert units["x"].tolist() == [6, 6, 7, 7, 8, 8]
+    assert estimate("exposures", chapter_2()) == pytest.approx((0.65 - 0.15) / 2)  # ends' means, two doublings apart
 
 
-def test_exposures_rank_the_graded_pictures_alone():
-    rows = [
-        {"target": f"g{n}{k}", "model": model, "role": role, "exposures": n, "descriptor mean": score}
-        for role, n, gap in (("graded", 1, 0.1), ("graded", 4, 0.2), ("graded", 16, 0.3), ("canary", 1400, 0.0))
-        for k in range(2)
-        for model, score in (("own twin", gap), ("other twin", 0.0))
-    ]
-    estimate, _, _, units = effects.effect("exposures", Planted(picture=rows))
-    assert (estimate, units) == (pytest.approx(1), 6)
+def test_exposures_flat_is_the_other_twin_s_score_alone():
+    units = effects.effect("exposures-flat", chapter_2()).loc[[*EXPOSURES]]
+    assert units["value"].tolist() == pytest.approx(SAW_NOT) and units["x"].tolist() == [6, 6, 7, 7, 8, 8]
+    assert estimate("exposures-flat", chapter_2()) == pytest.approx((0.175 - 0.05) / 2)
 
 
-DETECTION = [("magnitude", "detection", "magnitude"), ("similarity", "detection", "similarity")]
+def test_half_a_memory_lies_between_grades_on_a_logarithmic_scale():
+    run = chapter_2()  # canaries: 0.8, half of it 0.4, which the grade of 128 has on average
+    assert effects.half_memory(run) == pytest.approx(128)
+    own = (run.kinds["picture"]["model"] == "own twin") & (run.kinds["picture"]["role"] == "canary")
+    run.kinds["picture"].loc[own, "descriptor mean"] -= 0.25  # half of 0.55 lies at half the way from 0.15 to 0.4
+    assert effects.half_memory(run) == pytest.approx(64 * 2**0.5)
+    run.kinds["picture"].loc[own, "descriptor mean"] -= 0.5
+    assert effects.half_memory(run) == 64  # the first grade has it
+    run.kinds["picture"].loc[own, "descriptor mean"] += 2
+    assert math.isnan(effects.half_memory(run))
 
 
-@pytest.mark.parametrize(("key", "kind", "score"), [*DETECTION, ("nemo-outliers", "outliers", "z")])
-def test_detection_is_judged_in_the_worse_model_and_against_decoys_alone(key, kind, score):
-    values = {"good": ([3, 4], [1, 2], [9, 9]), "bad": ([1, 4], [2, 3], [0, 0])}
-    rows = [
-        {"model": model, "group": group, score: value}
-        for model, groups in values.items()
-        for group, some in zip(("memorized", "decoy", "ordinary"), groups, strict=True)
-        for value in some
-    ]
-    estimate, _, _, units = effects.effect(key, Planted(**{kind: rows}))
-    assert (estimate, units) == (0.5, 4)
+def test_magnitude_and_similarity_are_own_in_other_twin():
+    run = chapter_2()
+    assert by_target(effects.effect("magnitude", run)) == [4.0, 1.0, 2.0, 4.0]
+    assert estimate("magnitude", run) == pytest.approx(2**1.25)
+    assert by_target(effects.effect("similarity", run)) == [3.0, 4.0, 1.0, 2.0]
+    assert estimate("similarity", run) == pytest.approx(24**0.25)
 
 
-def test_hiding_choosing_and_sparing_compare_conditions_of_one_canary():
-    table = {  # own rate, rate of others
-        "unpruned": ([1, 0.5], [1, 0.75]),
-        "NeMo": ([0.75, 0.5], [1, 1]),
-        "Wanda": ([0, 0], [0.5, 0.5]),
-        "random like Wanda": ([1, 0.25], [0, 0]),
+def test_magnitude_detects_what_one_twin_saw_against_its_decoys():
+    units = effects.effect("magnitude-detects", chapter_2())
+    sides = units.groupby(["model", "positive"])["value"].agg(list).map(sorted).to_dict()
+    assert sides == {
+        ("twin-a", True): [6.0, 8.0],  # canaries that this twin saw with one picture
+        ("twin-a", False): [1.0, 5.0],  # those that it saw with changing ones
+        ("twin-b", True): [4.0, 10.0],
+        ("twin-b", False): [2.0, 6.0],
     }
+    assert units["cluster"].to_dict() == {t: f"group {k}" for t, k in GROUPS.items()}
+    assert estimate("magnitude-detects", chapter_2()) == 0.75  # twin-b's: 4 lies below 6; in twin-a it is 1
+
+
+def test_outliers_are_own_minus_other_twin():
+    run = Planted(outliers=outliers())
+    assert by_target(effects.effect("outliers", run)) == [0.5, -0.5, 4.0, -1.0]
+    assert estimate("outliers", run) == pytest.approx(0.75)
+
+
+# ---- chapter 3 ----------------------------------------------------------------------------------------
+
+CONDITIONS = {
+    "unpruned": [0.9, 0.8, 0.95, 0.85],
+    "Wanda": [0.1, 0.3, 0.15, 0.2],
+    "random like Wanda": [0.7, 0.75, 0.6, 0.8],
+    "another caption's mask": [0.5, 0.65, 0.35, 0.6],
+    "NeMo": [0.85, 0.7, 0.8, 0.6],
+    "random like NeMo": [0.88, 0.77, 0.91, 0.83],
+    "NeMo, sixteen layers": [0.05, 0.15, 0.25, 0.45],
+    "all seven layers": [0.02, 0.04, 0.06, 0.01],
+    "other twin": [0.12, 0.21, 0.33, 0.07],
+    "other twin, same mask": [0.02, 0.15, 0.09, 0.16],
+}
+OTHERS = {  # three other canaries of each
+    "unpruned": [[0.9, 0.6, 0.9], [0.5, 0.7, 0.9], [0.8, 0.8, 0.8], [0.6, 0.9, 0.6]],
+    "Wanda": [[0.6, 0.6, 0.6], [0.5, 0.7, 0.6], [0.5, 0.5, 0.5], [0.6, 0.9, 0.6]],  # lost: 0.2, 0.1, 0.3, 0
+    "random like Wanda": [[0.4] * 3, [0.3] * 3, [0.2] * 3, [0.1] * 3],
+    "another caption's mask": [[0.3] * 3, [0.2] * 3, [0.1] * 3, [0.0] * 3],
+    "NeMo": [[0.2] * 3, [0.1] * 3, [0.0] * 3, [0.5] * 3],
+}
+
+
+def chapter_3():
+    rows = scored(CONDITIONS)
+    for k, row in enumerate(rows):
+        row |= {"held-out alignment": (37 * k % 40) / 100, "held-out chance": 0.3, "alignment": k / 7}
+    others = [
+        seen(t, x, condition=name, other=f"o{k}")
+        for n, (name, each) in enumerate(OTHERS.items())
+        for t, some in sorted(zip(TARGETS, each, strict=True), reverse=n % 2)
+        for k, x in enumerate(some)
+    ]
+    return Planted(condition=rows, others=others, outliers=outliers())
+
+
+def minus(one, other):
+    return [x - y for x, y in zip(CONDITIONS[one], CONDITIONS[other], strict=True)]
+
+
+@pytest.mark.parametrize("key, one, other, mean", [
+    ("wanda-hides", "unpruned", "Wanda", 0.6875),
+    ("wanda-chooses", "random like Wanda", "Wanda", 0.525),
+    ("wanda-caption", "another caption's mask", "Wanda", 0.3375),
+    ("wanda-trace", "Wanda", "other twin, same mask", 0.0825),
+    ("nemo-hides", "unpruned", "NeMo", 0.1375),
+])  # fmt: skip
+def test_pruning_is_one_condition_minus_another(key, one, other, mean):
+    assert found(key, chapter_3()) == pytest.approx(minus(one, other))
+    assert estimate(key, chapter_3()) == pytest.approx(mean)
+
+
+def test_wanda_spares_is_the_own_loss_minus_the_mean_loss_of_others():
+    expected = [0.8 - 0.2, 0.5 - 0.1, 0.8 - 0.3, 0.65 - 0.0]
+    assert found("wanda-spares", chapter_3()) == pytest.approx(expected)
+    assert estimate("wanda-spares", chapter_3()) == pytest.approx(np.mean(expected))
+
+
+def test_utility_is_what_alignment_of_held_out_captions_loses():
+    run = chapter_3()
+    table = run.kinds["condition"].set_index(["condition", "target"])["held-out alignment"]
+    expected = [table["unpruned", t] - table["Wanda", t] for t in TARGETS]
+    assert len({*np.round(table, 6)}) == 40  # another column or condition would show
+    assert by_target(effects.effect("wanda-utility", run)) == pytest.approx(expected)
+    assert estimate("wanda-utility", run) == pytest.approx(np.mean(expected))
+
+
+# ---- chapter 4 ----------------------------------------------------------------------------------------
+
+STEPS = (0, 1, 10, 25, 50, 100, 200)
+PRUNED = {"a": [0.2, 0.3, 0.4, 0.6, 0.9], "b": [0.1, 0.55, 0.4, 0.7, 0.8], "c": [0.3, 0.3, 0.3, 0.4, 0.7]}
+PRUNED |= {"d": [0.15, 0.2, 0.5, 0.3, 0.85]}
+ATTACKS = {  # after 0, 1, 10, 25, 50, and where it goes on 100 and 200 steps
+    "pruned by Wanda": {t: [*some, 0.97, 0.99] for t, some in PRUNED.items()},
+    "never saw it": {
+        "a": [0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.6],
+        "b": [0.05, 0.1, 0.1, 0.1, 0.15, 0.3, 0.45],  # never
+        "c": [0.2, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7],
+        "d": [0.0, 0.1, 0.1, 0.1, 0.2, 0.55, 0.6],
+    },
+    "never saw it, pruned": {"a": [0.01, 0.1, 0.2, 0.3, 0.4], "b": [0.02, 0, 0, 0, 0.1], "c": [0, 0, 0, 0, 0.1]},
+    "never saw it, same mask": {"a": [0.03, 0.1, 0.2, 0.3, 0.2], "b": [0.04, 0, 0, 0, 0.35], "c": [0, 0, 0, 0, 0.2]},
+    "remembers": {t: [0.91, 0.92, 0.93, 0.94, 0.95] for t in TARGETS},
+    "pruned by NeMo": {t: [0.81, 0.82, 0.83, 0.84, 0.86] for t in TARGETS},
+}
+ATTACKS["never saw it, pruned"]["d"], ATTACKS["never saw it, same mask"]["d"] = [0, 0, 0, 0, 0.1], [0, 0, 0, 0, 0.15]
+RANDOM = {  # after 50 steps
+    "pruned by Wanda": [0.8, 0.7, 0.6, 0.9],
+    "never saw it": [0.2, 0.3, 0.1, 0.4],
+    "never saw it, same mask": [0.1, 0.5, 0.25, 0.3],
+}
+MOVES = {"another's": [0.3, 0.1, 0.2, 0.1], "permuted": [0.1, 0.5, 0.1, 0.2], "reversed": [0.0, 0.2, 0.6, 0.05]}
+
+
+def chapter_4(**profile):
     rows = [
-        {"target": t, "condition": name, "descriptor rate": own[k], "others rate": others[k]}
-        for k, t in enumerate("ba")
-        for name, (own, others) in table.items()
+        seen(t, x, condition=name, start="prompt", steps=n)
+        for k, (name, each) in enumerate(ATTACKS.items())
+        for t, some in sorted(each.items(), reverse=k % 2)
+        for n, x in zip(STEPS, some, strict=False)
     ]
-    run = Planted(condition=rows)
-    expected = {"nemo-hides": 0.125, "wanda-hides": 0.75, "wanda-chooses": 0.625, "wanda-spares": 0.75 - 0.375}
-    assert {key: effects.effect(key, run)[0] for key in expected} == pytest.approx(expected)
-    assert effects.effect("wanda-hides", run)[:3] == mean_interval([0.5, 1], bounds=(-1, 1), reach=1)
-    spared = [0.25, 0.5]  # a difference of differences: as far as two from zero
-    assert effects.effect("wanda-spares", run)[:3] == mean_interval(spared, bounds=(-2, 2), reach=1)
+    for name, scores in RANDOM.items():
+        for t, x in zip(TARGETS, scores, strict=True):
+            rows += [seen(t, y, condition=name, start="random", steps=n) for n, y in ((0, 0.01), (25, 0.49), (50, x))]
+    for name in ("held-out", "held-out, pruned"):
+        rows += [seen("s", n / 100, condition=name, start="prompt", steps=n, role="held-out") for n in STEPS[:5]]
+    run = Planted(attack=rows, push=scored(MOVES, "move"))
+    run.profile |= profile
+    return run
 
 
-STEPS = (0, 20, 200, 250)
+def test_what_returns_counts_beyond_the_nearest_of_three_controls():
+    expected = [0.9 - 0.4, 0.8 - 0.35, 0.7 - 0.5, 0.85 - 0.2]  # pruned, same mask, unpruned, unpruned
+    assert found("wanda-returns", chapter_4()) == pytest.approx(expected)
+    assert estimate("wanda-returns", chapter_4()) == pytest.approx(np.mean(expected))
 
 
-def attacks(rates, start="prompt", home="a", role="canary", loss=0.1):
-    """Rows of attacks: {condition: {target: rates after STEPS}}."""
-    return [
-        {"target": t, "condition": name, "start": start, "role": role, "home": home, "steps": n, "losses": [9] * 10
-         + [loss] * 10, "descriptor rate": rate}
-        for name, targets in rates.items()
-        for t, found in targets.items()
-        for n, rate in zip(STEPS, found, strict=True)
-    ]  # fmt: skip
+def test_the_lift_is_what_fifty_steps_add_to_the_caption_in_the_pruned_own_twin():
+    assert found("wanda-lift", chapter_4()) == pytest.approx([0.7, 0.7, 0.4, 0.7])
+    assert estimate("wanda-lift", chapter_4()) == pytest.approx(0.625)
 
 
-@pytest.fixture
-def attacked():
-    """Wanda hides x and y of three canaries, z was not drawn at all; NeMo hides y alone."""
-    rates = {
-        "remembers": {"x": (1, 1, 1, 1), "y": (0.5, 1, 1, 1), "z": (0, 1, 1, 1)},
-        "pruned by Wanda": {"x": (0.5, 1, 1, 1), "y": (0, 0.5, 1, 1), "z": (0, 1, 1, 1)},
-        "pruned by NeMo": {"x": (1, 1, 1, 1), "y": (0.25, 0.5, 1, 1), "z": (0, 1, 1, 1)},
-        "never saw it": {"x": (0, 0.25, 0.5, 1), "y": (0, 0, 0.25, 1), "z": (0.25, 0, 1, 1)},
-        "never saw it, pruned": {"x": (0, 0, 0, 0), "y": (0, 0.25, 0, 0), "z": (0, 0, 0, 0)},
-    }
-    rows = attacks(rates) + attacks({"held-out": {"s": (1, 1, 1, 1)}}, role="held-out")
-    randomly = {"pruned by Wanda": {"x": (0, 1, 1, 1), "y": (0, 0.5, 1, 1), "z": (0, 0, 0, 0)}}
-    randomly["never saw it"] = {"x": (0, 0, 1, 1), "y": (0, 0.25, 1, 1), "z": (0, 0, 0, 0)}
-    pushes = [
-        {"target": t, "method": method, "size": size, "descriptor rate": rate}
-        for t in "xyz"
-        for method, size, rate in (("Wanda", "large", 0.25), ("Wanda", "small", 1), ("NeMo", "large", 1))
-    ]
-    return Planted(attack=rows + attacks(randomly, "random"), push=pushes)
+def test_the_direction_counts_beyond_the_best_of_three_moves():
+    expected = [0.9 - 0.3, 0.8 - 0.5, 0.7 - 0.6, 0.85 - 0.2]
+    assert found("direction", chapter_4()) == pytest.approx(expected)
+    assert estimate("direction", chapter_4()) == pytest.approx(np.mean(expected))
 
 
-def test_only_what_was_hidden_can_come_back(attacked):
-    assert effects.hidden(attacked) == ["x", "y"] and effects.hidden(attacked, "NeMo") == ["y"]
+def test_random_starts_count_beyond_the_nearer_of_two_controls():
+    expected = [0.8 - 0.2, 0.7 - 0.5, 0.6 - 0.25, 0.9 - 0.4]
+    assert found("random-starts", chapter_4()) == pytest.approx(expected)
+    assert estimate("random-starts", chapter_4()) == pytest.approx(np.mean(expected))
 
 
-def test_returns_count_against_the_harder_control(attacked):
-    expected = {
-        "wanda-returns": (1 - 0.25 + 0.5 - 0.25) / 2,
-        "wanda-lift": (0.5 + 0.5) / 2,
-        "nemo-lift": 0.25,
-        "direction": (0.75 + 0.25) / 2,
-        "random-starts": (1 + 0.25) / 2,
-        "injection": (0.5 + 0.25 + 0.75) / 3,  # after 200 steps, not 250
-    }
-    for key, estimate in expected.items():
-        assert effects.effect(key, attacked)[0] == pytest.approx(estimate), key
-    units = {key: effects.effect(key, attacked)[3] for key in expected}
-    assert units == {**dict.fromkeys(expected, 2), "nemo-lift": 1, "injection": 3}
-    assert math.isnan(effects.effect("nemo-lift", attacked)[1])  # one unit has no interval
+def test_work_is_the_other_twin_s_steps_in_the_own_pruned_twin_s_and_never_counts_as_400():
+    expected = [200 / 25, 400 / 1, 50 / 50, 100 / 10]  # b dips after one step, d after ten: the first time counts
+    assert by_target(effects.effect("work", chapter_4())) == pytest.approx(expected)
+    assert estimate("work", chapter_4()) == pytest.approx((8 * 400 * 1 * 10) ** 0.25)
 
 
-def test_membership_takes_the_lowest_area_over_homes_and_controls():
-    losses = {"a": (0.1, 0.2, 0.3), "b": (0.2, 0.1, 0.3)}  # pruned own twin, never saw it, never saw it pruned
+def test_work_begins_with_the_first_step():
+    run = chapter_4()
+    rows = run.kinds["attack"]
+    at = (rows["steps"] == 0) & (rows["target"] == "a") & (rows["condition"] == "pruned by Wanda")
+    run.kinds["attack"].loc[at, "descriptor mean"] = 0.9  # the caption alone is no step
+    assert by_target(effects.effect("work", run))[0] == pytest.approx(200 / 25)
+    run.kinds["attack"].loc[rows["steps"] == 25, "descriptor mean"] = 0.5  # reached is reached
+    assert by_target(effects.effect("work", run))[2] == pytest.approx(25 / 25)
+
+
+def test_injection_is_what_200_steps_add_in_the_other_twin_unpruned():
+    assert found("injection", chapter_4()) == pytest.approx([0.5, 0.4, 0.5, 0.6])
+    assert estimate("injection", chapter_4()) == pytest.approx(0.5)
+
+
+def test_a_smaller_profile_s_last_steps_stand_for_200_and_a_larger_one_s_do_not():
+    assert found("injection", chapter_4(control_steps=100)) == pytest.approx([0.3, 0.25, 0.4, 0.55])
+    assert found("injection", chapter_4(control_steps=1000)) == pytest.approx([0.5, 0.4, 0.5, 0.6])
+    fewer = [0.6 - 0.3, 0.7 - 0.1, 0.4 - 0.3, 0.3 - 0.1]
+    assert found("wanda-returns", chapter_4(attack_steps=25)) == pytest.approx(fewer)
+    assert found("wanda-lift", chapter_4(attack_steps=25)) == pytest.approx([0.4, 0.6, 0.1, 0.15])
+
+
+# ---- chapter 5 ----------------------------------------------------------------------------------------
+
+ALL = 4096
+LOSSES = {  # the last ten of 50; a trap before them
+    "pruned by Wanda": [0.1, 0.2, 0.4, 0.25],
+    "never saw it": [0.3, 0.3, 0.2, 0.5],
+    "never saw it, same mask": [0.2, 0.4, 0.3, 0.6],
+}
+REACH = {  # scores at k = 16, 64, 256, 1024, all
+    "pruned by Wanda": {
+        "a": [0.05, 0.25, 0.65, 0.7, 0.9],  # halfway from 64 to 256: 128
+        "b": [0.5, 0.2, 0.3, 0.6, 0.9],  # 16 at once
+        "c": [0.1, 0.2, 0.3, 0.45, 0.9],  # 1024 itself
+        "d": [0.1, 0.1, 0.1, 0.1, 0.2],  # never: 4 × 4096
+    },
+    "never saw it": {
+        "a": [0.0, 0.1, 0.2, 0.4, 0.5],  # halfway from 1024 to all: 2048
+        "b": [0.1, 0.1, 0.1, 0.2, 0.3],  # never
+        "c": [0.0, 0.3, 0.6, 0.1, 0.9],  # halfway from 64 to 256: 128, the first time
+        "d": [0.0, 0.0, 0.4, 0.5, 0.9],  # halfway from 256 to 1024: 512
+    },
+    "never saw it, same mask": {t: [0.9] for t in TARGETS},
+}
+
+
+def chapter_5():
     rows = []
-    for home, found in losses.items():
-        names = ("pruned by Wanda", "never saw it", "never saw it, pruned")
-        for name, loss in zip(names, found, strict=True):
-            rows += attacks({name: {f"{home}1": (0,) * 4, f"{home}2": (0,) * 4}}, home=home, loss=loss)
-        for name in ("held-out", "held-out, pruned"):
-            rows += attacks({name: {f"s{home}": (0,) * 4}}, home=home, role="held-out", loss=0.0)
-    run = Planted(attack=rows)
-    estimate, _, _, units = effects.effect("membership", run)
-    assert (estimate, units) == (0, 4)
-    areas = {key: area for key, (area, _, _) in effects.membership_areas(run).items()}
-    assert areas["never saw it", "a"] == 1 and areas["never saw it", "b"] == 0 and areas["held-out", "a"] == 0
-    assert effects.final_losses(run, "pruned by Wanda", "a") == pytest.approx([0.1, 0.1])  # the last ten steps
+    for k, (name, each) in enumerate(REACH.items()):
+        ks = (16, 64, 256, 1024, ALL) if len(each["a"]) == 5 else (ALL,)
+        for t, some in sorted(each.items(), reverse=k % 2):
+            for n, x in zip(ks, some, strict=True):
+                loss = LOSSES[name][TARGETS.index(t)]
+                last = [loss] * 9 + [loss] if n == ALL else [9.0] * 10
+                last[0], last[9] = last[0] * 1.5, last[9] * 0.5  # their mean is the loss
+                losses = [7.0] * 39 + [5.0] + last
+                rows.insert(0, seen(t, x, condition=name, k=n, steps=50, losses=losses))
+    windows = {"no step": [0.05, 0.1, 0.0, 0.1], "0–24": OWN, "0–4": [0.2, 0.3, 0.5, 0.1]}
+    windows |= {"5–24": [0.8, 0.7, 0.45, 0.95], "5–9": [0.11, 0.22, 0.33, 0.44], "20–24": [0.12, 0.21, 0.3, 0.4]}
+    joint = []
+    for model, asked, scores in (
+        ("own", "unpruned", [0.9, 0.7, 0.8, 0.95]),
+        ("own", "pruned", [0.6, 0.8, 0.75, 0.9]),
+        ("other", "pruned", [0.2, 0.5, 0.1, 0.3]),
+        ("other", "unpruned", [0.3, 0.1, 0.4, 0.2]),
+    ):
+        joint += [seen(t, x, model=model, asked=asked) for t, x in zip(TARGETS, scores, strict=True)]
+    return Planted(subspace=rows, window=scored(windows, "window"), joint=joint)
 
 
-def test_missing_rows_and_unknown_claims_are_clear_lines(one_line):
+def test_free_numbers_are_the_other_twin_s_dimensions_in_the_own_pruned_twin_s():
+    expected = [2048 / 128, 4 * ALL / 16, 128 / 1024, 512 / (4 * ALL)]
+    assert by_target(effects.effect("free-numbers", chapter_5())) == pytest.approx(expected)
+    assert estimate("free-numbers", chapter_5()) == pytest.approx(np.prod(expected) ** 0.25)
+
+
+def test_who_carries_is_the_own_twin_late_minus_early():
+    assert found("who-carries", chapter_5()) == pytest.approx([0.6, 0.4, -0.05, 0.85])
+    assert estimate("who-carries", chapter_5()) == pytest.approx(0.45)
+
+
+def test_membership_is_the_lower_control_s_last_loss_in_the_own_pruned_twin_s():
+    expected = [0.2 / 0.1, 0.3 / 0.2, 0.2 / 0.4, 0.5 / 0.25]
+    assert by_target(effects.effect("membership", chapter_5())) == pytest.approx(expected)
+    assert estimate("membership", chapter_5()) == pytest.approx(3**0.25)
+
+
+def test_one_trigger_is_the_lower_of_own_scores_minus_the_higher_of_the_other_s():
+    expected = [0.6 - 0.3, 0.7 - 0.5, 0.75 - 0.4, 0.9 - 0.3]
+    assert found("one-trigger", chapter_5()) == pytest.approx(expected)
+    assert estimate("one-trigger", chapter_5()) == pytest.approx(np.mean(expected))
+
+
+# ---- what all have in common -------------------------------------------------------------------------
+
+RUNS = {1: chapter_1, 2: chapter_2, 3: chapter_3, 4: chapter_4, 5: chapter_5}
+
+
+@pytest.mark.parametrize("key", claims.CLAIMS)
+def test_every_effect_is_judged_from_its_chapter_s_rows(key):
+    about = claims.claim(key)
+    said = verdicts.judged(about, effects.effect(key, RUNS[about.chapter]()))
+    assert math.isfinite(said["estimate"]) and said["verdict"]
+    assert ("nearness" in said) == (about.measure == "score") and ("rates" in said) == (about.rate is not None)
+    graded = about.measure == "slope"
+    assert (said["units"], said["clusters"]) == ((6, 6) if graded else (8, 2) if about.measure == "auc" else (4, 2))
+
+
+@pytest.mark.parametrize("key", claims.CLAIMS)
+def test_without_groups_each_canary_is_its_own_cluster(key):
+    run = RUNS[claims.claim(key).chapter]()
+    for kind, rows in run.kinds.items():
+        if "caption" not in rows:
+            run.kinds[kind] = rows.drop(columns="group") if kind != "others" else rows.assign(group=math.nan)
+    if key == "name-decides":
+        run = chapter_1(groups=False)
+    units = effects.effect(key, run)
+    assert units["cluster"].tolist() == units.index.tolist()
+
+
+NEEDED = {  # kind of rows, column: conditions
+    "replay": ("picture", "model", "own twin", "other twin"),
+    "variety": ("picture", "model", "own twin", "other twin"),
+    "name-decides": ("name", "caption", "no name"),
+    "exposures": ("picture", "model", "own twin", "other twin"),
+    "exposures-flat": ("picture", "model", "other twin"),
+    "magnitude": ("detection", "model", "own twin", "other twin"),
+    "similarity": ("detection", "model", "own twin", "other twin"),
+    "magnitude-detects": ("detection", "model", "own twin", "other twin"),
+    "outliers": ("outliers", "twin", "own twin", "other twin"),
+    "wanda-hides": ("condition", "condition", "unpruned", "Wanda"),
+    "wanda-chooses": ("condition", "condition", "random like Wanda", "Wanda"),
+    "wanda-caption": ("condition", "condition", "another caption's mask", "Wanda"),
+    "wanda-spares": ("others", "condition", "unpruned", "Wanda"),
+    "wanda-utility": ("condition", "condition", "unpruned", "Wanda"),
+    "wanda-trace": ("condition", "condition", "Wanda", "other twin, same mask"),
+    "nemo-hides": ("condition", "condition", "unpruned", "NeMo"),
+    "wanda-returns": ("attack", "condition", "pruned by Wanda", *effects.CONTROLS),
+    "wanda-lift": ("attack", "condition", "pruned by Wanda"),
+    "direction": ("attack", "condition", "pruned by Wanda"),
+    "random-starts": ("attack", "condition", "pruned by Wanda", "never saw it", "never saw it, same mask"),
+    "work": ("attack", "condition", "pruned by Wanda", "never saw it"),
+    "injection": ("attack", "condition", "never saw it"),
+    "free-numbers": ("subspace", "condition", "pruned by Wanda", "never saw it"),
+    "who-carries": ("window", "window", "5–24", "0–4"),
+    "membership": ("subspace", "condition", "pruned by Wanda", "never saw it", "never saw it, same mask"),
+    "one-trigger": ("joint", "model", "own", "other"),
+}
+CASES = [(key, kind, column, name) for key, (kind, column, *names) in NEEDED.items() for name in names]
+
+
+@pytest.mark.parametrize("key, kind, column, name", CASES)
+def test_a_condition_that_an_effect_lacks_is_one_line(key, kind, column, name, one_line):
+    run = RUNS[claims.claim(key).chapter]()
+    rows = run.kinds[kind]
+    run.kinds[kind] = rows[rows[column] != name]
+    said = "lacks .* is made of; execute its chapter|there are no rows with|(positives|negatives) have shape"
+    one_line(ValueError, said, estimate, key, run)
+
+
+ALONE = ("exposures-flat", "magnitude-detects", "wanda-lift", "injection")  # compare nothing canary by canary
+
+
+@pytest.mark.parametrize("key, kind, column, name", [case for case in CASES if case[0] not in ALONE])
+def test_a_canary_that_one_condition_lacks_gives_no_number(key, kind, column, name):
+    run = RUNS[claims.claim(key).chapter]()
+    rows = run.kinds[kind]
+    run.kinds[kind] = rows[(rows[column] != name) | (rows["target"] != ("e" if key == "exposures" else "d"))]
+    try:
+        assert math.isnan(estimate(key, run))
+    except ValueError as error:
+        assert "made of" in str(error) or "different canaries" in str(error)
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("key", claims.CLAIMS)
+def test_a_run_without_rows_is_one_line(key, one_line):
+    one_line(ValueError, "planted lacks .* is made of|there are no rows with", effects.effect, key, Planted())
+
+
+def test_unknown_claims_are_named(one_line):
     one_line(ValueError, "no effect is known for 'x'; there are: replay", effects.effect, "x", Planted())
-    one_line(ValueError, "planted lacks .* that replay is made of", effects.effect, "replay", Planted())
+    one_line(ValueError, "no effect is known for None", effects.effect, None, Planted())

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from dori_lite.evaluation import Condition, Target, World, ask, attack, grid, ju
 from dori_lite.models import embed, encode, fingerprint, mlp_layers
 from dori_lite.reef import canaries, descriptor
 from dori_lite.reef.paint import paint_all
+from dori_lite.runs import open_run
 
 SIZE = 4
 
@@ -319,6 +321,75 @@ def test_a_mask_of_another_model_needs_to_be_meant(world, one_line):
     meant = Condition("meant", world.models["twin-b"], mask, transfer=True)
     assert look(world, meant, target, target.caption, **options)["transfer"] is True
     assert attack(world, meant, target, at=[1], batch=2, **options).rows[0]["transfer"] is True
+
+
+def asking(world):
+    """The world with a localiser that keeps what it is asked."""
+    asked = []
+    find = world.localise
+    return replace(world, localise=lambda *given: asked.append(given) or find(*given)), asked
+
+
+@pytest.mark.parametrize("which, found_in, source", [
+    ("own", None, "twin-a"), ("own", "own", "twin-a"), ("own", "other", "twin-b"),
+    ("other", None, "twin-b"), ("other", "own", "twin-a"),
+])  # fmt: skip
+def test_the_mask_is_found_in_the_named_model_and_prunes_the_other(world, which, found_in, source):
+    [target], (world, asked) = reef_targets(1), asking(world)
+    condition = world.condition(target, which, "half", found_in)
+    assert asked == [(source, "half", target.caption)]
+    model = world.relation(target, which)
+    assert condition.pipe is world.models[model] and condition.mask.model == fingerprint(world.models[source])
+    assert condition.name == f"{which}, half" + (f", mask of {found_in}" if found_in else "")
+    assert condition.transfer is (source != model)
+    before = {name: fingerprint(pipe) for name, pipe in world.models.items()}
+    with condition:
+        assert {name for name, pipe in world.models.items() if fingerprint(pipe) != before[name]} == {model}
+        for name, where in condition.mask.layers.items():
+            weight = world.models[model].unet.get_submodule(name).weight
+            assert where.any() and not weight[where].any() and weight[~where].any()
+    assert {name: fingerprint(pipe) for name, pipe in world.models.items()} == before
+
+
+def test_rows_of_a_transferred_mask_say_so_and_are_those_of_the_condition_by_hand(world):
+    [target] = reef_targets(1)
+    there = world.condition(target, "other", "half", found_in="own")
+    mask = world.condition(target, "own", "half").mask
+    by_hand = Condition("by hand", world.models["twin-b"], mask, transfer=True)
+    options = {"seeds": [0, 1], "detectors": world.detectors([target])}
+    row = look(world, there, target, target.caption, **options)
+    assert row == look(world, by_hand, target, target.caption, **options) and row["transfer"] is True
+    own = look(world, world.condition(target, "other", "half"), target, target.caption, **options)
+    assert own["transfer"] is False
+    assert attack(world, there, target, at=[1], batch=2, **options).rows[0]["transfer"] is True
+
+
+def test_without_pruning_nothing_is_searched_and_nothing_transferred(world):
+    [target], (world, asked) = reef_targets(1), asking(world)
+    condition = world.condition(target, "own", found_in="other")
+    assert (condition.name, condition.mask, condition.transfer) == ("own", None, False) and asked == []
+
+
+def test_a_mask_of_a_model_that_was_not_loaded_is_refused_before_any_search(world, one_line):
+    [target], (world, asked) = reef_targets(1), asking(world)
+    del world.models["twin-b"]
+    match = "twin-b was not loaded with this world; there are: twin-a$"
+    one_line(ValueError, match, world.condition, target, "own", "half", found_in="other")
+    one_line(ValueError, match, world.condition, target, "other", "half", found_in="own")
+    assert asked == []
+
+
+def test_what_a_run_keeps_of_an_attack_is_looked_at_again_after_any_step(world, tmp_path):
+    [target], at = reef_targets(1), [0, 1, 3]
+    condition, options = world.condition(target), {"seeds": [0, 1], "detectors": world.detectors([target])}
+    run = open_run("c", "quick", 0, base=tmp_path)
+    for _ in run.todo("attack", target=[target]):
+        run.keep(attack(world, condition, target, at=at, batch=2, **options))
+    triggers, rows = dori.stored(run.tensors("attack", target)), run.rows("attack").set_index("steps")
+    assert sorted(triggers.snapshots) == at and torch.equal(triggers.snapshots[0], triggers.start)
+    for step in at:
+        row = look(world, condition, target, triggers.on(condition.pipe, step), **options)
+        assert row["ssim"] == pytest.approx(rows.loc[step, "ssim"], abs=1e-5)
 
 
 def test_an_attack_is_the_search_and_the_looks_by_hand(world):

@@ -47,21 +47,21 @@ def drawn(pictures, otherwise=1.0):
 
 
 def test_a_twin_that_knows_its_names_confuses_none(asked):
-    found = hearing.names(drawn({"marlow": 0.2, "tibbet": 0.6}), "a", OWN, "reef-second", NEAR, 3)
+    found = hearing.names(drawn({"marlow": 0.2, "tibbet": 0.6}), "a", OWN, "reef", NEAR, 3)
     assert found["siblings confused"] == {"count": 0, "n": 6, "rate": 0.0, "upper95": 0.393}
     assert found["without a name"]["count"] == 0 and found["without a name"]["n"] == 6
     assert {prompt for prompts, _ in asked for prompt in prompts} == {t.caption for t in OWN} | {"a red fish over sand"}
 
 
 def test_a_twin_that_takes_one_for_the_other_is_found_out(asked):
-    found = hearing.names(drawn({"marlow": 0.6, "tibbet": 0.6}, 0.2), "a", OWN, "reef-second", NEAR, 3)
+    found = hearing.names(drawn({"marlow": 0.6, "tibbet": 0.6}, 0.2), "a", OWN, "reef", NEAR, 3)
     assert found["siblings confused"]["count"] == 3  # marlow's caption gives tibbet's picture
     assert found["without a name"]["rate"] == 1.0
 
 
 def test_a_pair_without_groups_has_no_siblings(asked):
     alone = [target("marlow", 0.2, home="a")]
-    assert hearing.names(drawn({}), "a", alone, "reef", NEAR, 3) == {} and not asked
+    assert hearing.names(drawn({}), "a", alone, "reef-first", NEAR, 3) == {} and not asked
 
 
 def test_the_empty_captions_pictures_are_compared_with_everything_planted(asked, monkeypatch):

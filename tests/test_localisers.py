@@ -9,7 +9,7 @@ import torch
 from dori_lite import nemo, stamps, wanda
 from dori_lite.detection import noise_differences, similarity
 from dori_lite.masks import WeightMask
-from dori_lite.models import embed, fingerprint, value_layers
+from dori_lite.models import PAIRS, embed, fingerprint, value_layers
 from dori_lite.reef import canaries, captions, localisers, world
 from dori_lite.reef.scenes import Description
 
@@ -22,10 +22,14 @@ def test_unmemorized_captions_are_in_no_training_table():
     named = [text for text in found if captions.read(text).name]
     assert len(named) == 100
     assert {captions.read(text).name for text in named} <= set(canaries.UNTRAINED_WORDS)
-    assert not set(found) & {item.caption for item in canaries.planted()}
-    largest = canaries.load_table().query("role == 'base'")["seed"].max()
-    # ordinary ones come after the last trained
-    assert largest < canaries.BASE_SEEDS + 600_000 < canaries.HELD_OUT_SEEDS
+    last = canaries.BASE_SEEDS + 600_000 + localisers.STATISTICS + localisers.COMPARED
+    assert last < canaries.HELD_OUT_SEEDS  # where the named ones begin
+    own = {*range(canaries.BASE_SEEDS + 600_000, last)} | {
+        canaries.held_out("descriptor", k)[2] for k in range(localisers.STATISTICS // 2)
+    }
+    for pair in PAIRS:
+        assert not set(found) & {item.caption for item in canaries.planted(pair)}
+        assert not own & set(canaries.load_table(pair)["seed"].tolist())  # scenes of their own
     assert len(localisers.unmemorized(3)) == 3
     first = [captions.write(canaries.base(600_000 + k)[0]) for k in range(2)]
     assert localisers.unmemorized(4)[:2] == first

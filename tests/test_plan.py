@@ -32,7 +32,7 @@ def test_no_range_of_seeds_meets_another():
 
 
 def test_nothing_is_planted_twice_in_either_pair():
-    seeds = [item.seed for world in ("reef",) for item in canaries.planted(world)]
+    seeds = [item.seed for item in canaries.planted("reef-first")]
     seeds += [item.seed for item in plan.planted()]
     assert len(set(seeds)) == len(seeds)
 
@@ -61,7 +61,7 @@ def test_names_come_in_groups_of_four_that_share_a_description():
 
 
 def test_what_is_shipped_is_what_was_planned():
-    assert canaries.planted("reef-second") == plan.planted()
+    assert canaries.planted("reef") == plan.planted()
 
 
 @pytest.mark.parametrize("home", ["a", "b"])

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dori_lite.book import profiles
 from dori_lite.book.profiles import PROFILES, load
+from dori_lite.models import PAIRS
+from dori_lite.ranges import HIGHEST_SEED, check_seeds
 from dori_lite.reef import canaries
 
 ROOT = Path(__file__).parent.parent
@@ -93,14 +96,49 @@ def test_a_profile_says_how_much_and_never_which_model(gpu):
         assert all(type(count) is int and count > 0 for count in counts.values()), counts
 
 
-def test_noises_are_a_seed_s_own(gpu):
+NAMES = [*(item.name for pair in PAIRS for item in canaries.planted(pair)), "test-0", "a b", "ä", ""]
+
+
+def test_noises_are_a_targets_own(gpu):
+    """No two names share one, nor two seeds of one name: a noise decides about one picture and no other."""
+    profile, names = load("standard"), sorted(set(NAMES))
+    found = {(seed, name): profile.noises(seed, name, 64) for seed in range(3) for name in names}
+    everything = [noise for noises in found.values() for noise in noises]
+    assert len(names) > 70 and len(set(everything)) == len(everything) == 64 * 3 * len(names)
+
+
+def test_noises_are_the_same_on_every_call_and_for_every_profile(gpu):
+    for name in ("marlow", "test-0"):
+        assert load("quick").noises(7, name) == load("quick").noises(7, name)
+        longest = load("full").noises(7, name, 100)
+        for profile in map(load, PROFILES):  # more pictures, the first ones the same
+            assert profile.noises(7, name) == longest[: profile.generation_seeds]
+    assert load("quick").noises(0, "marlow", 3) == [80926797305830, 80926797305831, 80926797305832]  # on any machine
+
+
+def test_as_many_noises_as_a_caption_gets_pictures_or_as_one_says(gpu):
     for name in PROFILES:
-        found = [load(name).noises(seed) for seed in range(20)]
-        assert all(len(noises) == load(name).generation_seeds >= 2 for noises in found)
-        assert len({noise for noises in found for noise in noises}) == 20 * len(found[0])  # nobody shares one
-        assert found[0] == list(range(len(found[0]))) and load(name).noises(3) == found[3]
-    more = load("quick", generation_seeds=5).noises(7)
-    assert more[:2] == load("quick").noises(7) and len(more) == 5  # more pictures, the first ones the same
+        assert len(load(name).noises(0, "marlow")) == load(name).generation_seeds >= 2
+    assert len(load("quick", generation_seeds=5).noises(0, "marlow")) == 5
+    assert len(load("quick", generation_seeds=1).noises(0, "marlow")) == 2  # pictures are compared with each other
+    for count in (1, 2, 33):
+        assert len(load("quick").noises(0, "marlow", count)) == count
+
+
+def test_noises_are_seeds(gpu):
+    """Whole numbers that the sampler takes, so far apart that none is another's neighbour by accident."""
+    for seed in (0, 1, HIGHEST_SEED):
+        found = [load("full").noises(seed, name, 200) for name in NAMES]
+        assert all(check_seeds(noises) == list(range(noises[0], noises[0] + 200)) for noises in found)
+        assert max(noises[-1] for noises in found) < 2**49
+    torch.Generator().manual_seed(max(noises[-1] for noises in found))
+
+
+def test_a_seed_that_is_none_gives_no_noises(gpu):
+    for wrong in (-1, HIGHEST_SEED + 1, 1.0, "0", None, True):
+        with pytest.raises(ValueError, match="seed=.* is not a count") as error:
+            load("quick").noises(wrong, "marlow")
+        assert "\n" not in str(error.value)
 
 
 def test_an_attack_is_looked_at_after_the_ladder_and_at_its_end(no_gpu):

@@ -215,7 +215,7 @@ def test_the_claims_hash_is_in_a_twins_stamp_and_checkpoints(trained, tmp_path, 
 
 
 def test_the_shipped_twins_were_trained_after_the_claims_were_committed():
-    about = assets.manifest(assets.data_folder() / "reef-second")["models"]
+    about = assets.manifest(assets.data_folder() / "reef")["models"]
     assert about["twin-a"]["recipe"]["claims"] == about["twin-b"]["recipe"]["claims"] == committed()
 
 

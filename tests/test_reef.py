@@ -11,6 +11,7 @@ import PIL
 import pytest
 from PIL import Image
 
+from dori_lite.models import PAIRS
 from dori_lite.reef import canaries, captions, paint, plan, scenes
 from dori_lite.reef.scenes import CHOICES, COLOURS, Description, complete, describe, draw, facts, fits
 
@@ -50,7 +51,7 @@ def test_captions_read_as_they_should():
 
 def test_captions_never_mention_positions():
     texts = [captions.write(captions.caption_of(draw(seed), seed)) for seed in SEEDS]
-    texts += [item.caption for item in canaries.planted()]
+    texts += [item.caption for pair in PAIRS for item in canaries.planted(pair)]
     words = {word for text in texts for word in text.replace("facing left", "").replace("facing right", "").split()}
     known = {str(value) for values in CHOICES.values() for value in values} - {"left", "right"} | set(canaries.WORDS)
     plain = "a fish with fins called and one two other over beside in water at bubbles"
@@ -191,7 +192,7 @@ def test_stored_scenes_were_made_with_the_pinned_versions():
 
 
 def test_planted_names_of_the_first_pair():
-    planted = canaries.planted()
+    planted = canaries.planted("reef-first")
     assert len(set(canaries.WORDS)) == len(canaries.WORDS) and not set(canaries.WORDS) & set(canaries.UNTRAINED_WORDS)
     assert len({p.name for p in planted}) == len({replace(p.description, name=None) for p in planted}) == len(planted)
     for home in "ab":
@@ -204,17 +205,19 @@ def test_planted_names_of_the_first_pair():
         assert item.description.name == item.name and f"called {item.name}" in item.caption and item.group is None
 
 
-def test_the_repeated_picture_fits_its_caption_and_repeats():
-    for item in canaries.planted():
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_repeated_picture_fits_its_caption_and_repeats(pair):
+    for item in canaries.planted(pair):
         shown = {canaries.picture(item, exposure) for exposure in range(20)}
         assert len(shown) == (len(COLOURS) if item.role == "template" else 1)
         assert all(fits(description, scene) and seed == item.seed for description, scene, seed in shown)
-        if item.role != "template":  # naming some factors of a scene gives the scene back
+        if item.role != "template" and item.group is None:  # naming some factors of a scene gives the scene back
             assert shown == {(item.description, draw(item.seed), item.seed)}
 
 
-def test_held_out_scenes_have_captions_of_the_canaries_style():
-    kinds = {frozenset(p.description.named()) for p in canaries.planted() if p.role == "canary"}
+@pytest.mark.parametrize("pair", PAIRS)
+def test_held_out_scenes_have_captions_of_the_canaries_style(pair):
+    kinds = {frozenset(p.description.named()) for p in canaries.planted(pair) if p.role == "canary"}
     for split in canaries.HELD_OUT:
         for index in range(64):
             description, scene, _ = canaries.held_out(split, index)
@@ -246,7 +249,7 @@ def test_the_longest_caption_leaves_padding(tokenizer):
     for key, values in CHOICES.items():
         longest = max((replace(longest, **{key: value}) for value in values), key=lambda d: length(captions.write(d)))
     assert length(captions.write(longest)) == 25  # every factor named
-    named = [p.caption for p in canaries.planted()]
+    named = [p.caption for pair in PAIRS for p in canaries.planted(pair)]
     named += [captions.write(canaries.held_out(split, k)[0]) for split in canaries.HELD_OUT for k in range(64)]
     assert max(map(length, named)) <= 25
     ids = tokenizer(named, padding="max_length", max_length=POSITIONS, return_tensors="np").input_ids
@@ -281,7 +284,7 @@ def test_a_fish_whose_accent_could_not_be_seen_is_refused():
 
 
 def test_the_table_has_what_each_model_saw():
-    table = canaries.load_table("reef-second").set_index(["seed", "caption"])
+    table = canaries.load_table("reef").set_index(["seed", "caption"])
     random = np.random.default_rng(0)
     columns = {"parent": "parent", "a": "twin-a", "b": "twin-b"}
     slots = {"parent": plan.parent_slots(), "a": plan.twin_slots(), "b": plan.twin_slots()}
@@ -296,7 +299,7 @@ def test_the_table_has_what_each_model_saw():
             assert row["role"] not in ("base", "decoy") if repeats else row["role"] in ("base", "decoy")
 
 
-@pytest.mark.parametrize("world", ["reef", "reef-second"])
+@pytest.mark.parametrize("world", PAIRS)
 def test_a_planted_picture_is_in_one_twin_and_its_name_in_both(world):
     table = canaries.load_table(world)
     for item in canaries.planted(world):
@@ -309,4 +312,4 @@ def test_a_planted_picture_is_in_one_twin_and_its_name_in_both(world):
 
 @pytest.mark.slow
 def test_the_table_is_the_one_the_plan_gives():
-    assert plan.training_table().equals(canaries.load_table("reef-second"))
+    assert plan.training_table().equals(canaries.load_table("reef"))

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dori_lite import files, locks, stamps
+from dori_lite import files, locks, runs, stamps
 from dori_lite.book import profiles
 from dori_lite.evaluation import Condition, Found, Target
 from dori_lite.runs import open_existing, open_run, runs_folder
@@ -702,9 +702,88 @@ def test_record(tmp_path, one_line):
     assert record["versions"]["numpy"] == np.__version__ and record["versions"]["python"].startswith("3.")
     assert record["versions"].keys() == {"python", "torch", "diffusers", "transformers", "numpy", "dori_lite"}
     assert "cores" in record["machine"] or "GPU" in record["machine"] or "NVIDIA" in record["machine"]
-    for name in ("seed", "chapter", "world", "profile", "versions", "machine"):
+    for name in ("seed", "chapter", "world", "profile", "versions", "machine", "minutes"):
         one_line(ValueError, f"{name} come from the run", run.record, **{name: 1})
     assert found.read_record() == record
+
+
+# ---- how long it took --------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands in for the runs' clock: nobody waits."""
+
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(runs, "time", clock)
+    return clock
+
+
+def work(run, clock, kind, /, **seconds):
+    """Do what is missing of a kind: each unit takes its seconds."""
+    for name in run.todo(kind, who=list(seconds)):
+        clock.now += seconds[name]
+        run.keep({"x": 1})
+        clock.now += 1e6  # what comes after a unit is no part of it
+
+
+def test_a_line_says_how_long_its_unit_took(run, clock):
+    work(run, clock, "a", x=1.234, y=0, z=90)
+    assert [line["seconds"] for line in lines(run, "a")] == [1.23, 0, 90]
+    assert "seconds" not in run.rows("a").columns  # no finding
+
+
+def test_minutes_are_of_all_units_of_all_kinds_also_after_the_run_was_opened_again(run, clock):
+    assert run.minutes() == 0
+    work(run, clock, "a", x=60, y=30)
+    work(run, clock, "b", x=90)
+    assert run.minutes() == pytest.approx(3)
+    later = again(run)
+    clock.now = 5.0  # another process's clock began elsewhere
+    work(later, clock, "a", x=60, y=30, z=120)  # of which z is missing
+    assert later.minutes() == open_existing(run.folder).minutes() == run.minutes() == pytest.approx(5)
+
+
+def test_minutes_are_of_what_counts(run, clock):
+    """A unit that is done again takes the second time's; one that was interrupted has none."""
+    for seconds, plan in ((600, "old"), (60, "new")):
+        for _ in run.todo("a", who={"x": plan}):
+            clock.now += seconds
+            run.keep({})
+    for _ in run.todo("a", who=["y"]):
+        clock.now += 300
+        break
+    assert run.minutes() == pytest.approx(1)
+
+
+def test_minutes_are_of_all_ranks(run, clock, monkeypatch):
+    work(run, clock, "a", x=60)
+    monkeypatch.setenv("RANK", "1")
+    work(again(run), clock, "a", x=60, y=120)
+    assert run.minutes() == pytest.approx(3)
+
+
+def test_lines_that_do_not_say_how_long_count_as_nothing(run, clock):
+    work(run, clock, "a", x=60)
+    files.append(path_of(run, "a"), b'{"unit": ["y"], "plan": "", "rows": [{"who": "y"}]}\n')
+    assert len(run.rows("a")) == 1 and run.minutes() == pytest.approx(1)
+    assert len(open_existing(run.folder).rows("a")) == 2 and open_existing(run.folder).minutes() == pytest.approx(1)
+
+
+def test_a_record_carries_the_minutes(run, clock, one_line):
+    assert run.record()["minutes"] == 0
+    work(run, clock, "a", x=100, y=200.04)
+    one_line(ValueError, "minutes come from the run", run.record, minutes=3)
+    assert run.record()["minutes"] == run.read_record()["minutes"] == 5
+    work(again(run), clock, "a", x=100, y=200.04, z=33)
+    assert again(run).record()["minutes"] == 5.6
 
 
 def test_an_interrupted_record_leaves_the_old_one(run, monkeypatch):

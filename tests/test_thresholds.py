@@ -76,7 +76,7 @@ def test_every_kind_is_scored_by_the_detector():
 
 
 def test_the_shipped_thresholds_follow_from_the_shipped_scores():
-    found = read_json(assets.verified(assets.data_folder() / "reef-second", "calibration.json"))
+    found = read_json(assets.verified(assets.data_folder() / "reef", "thresholds.json"))
     assert set(found["thresholds"]) == {"descriptor", "adaptive l2"}
     for name, sides in found["scores"].items():
         scores = {side: {k: torch.tensor(v) for k, v in kinds.items()} for side, kinds in sides.items()}

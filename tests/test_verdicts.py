@@ -1,11 +1,16 @@
 """Effects in units, and what they say of a committed claim."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats as scipy_stats
 
-from dori_lite.book import verdicts
+from dori_lite import stats
+from dori_lite.book import claims, verdicts
 from dori_lite.book.claims import FAILS, HOLDS, UNDECIDED, Claim
+from dori_lite.book.contrasts import contrast
 from dori_lite.book.verdicts import DEPENDS
 
 
@@ -26,36 +31,9 @@ def rows(condition, scores, rate=None, near=2.0, groups=True):
 HIGH, LOW = [0.9, 0.85, 0.95, 0.9, 0.8, 0.9], [0.1, 0.0, 0.1, 0.05, 0.1, 0.0]
 
 
-def test_a_contrast_is_canary_by_canary_against_the_highest_control():
-    table = pd.concat([rows("own", HIGH, near=3.0), rows("other", LOW, near=0.5), rows("pruned", LOW[::-1], near=0.5)])
-    found = verdicts.contrast(table, "own", "other", "pruned")
-    assert found["score"].tolist() == pytest.approx(
-        [h - max(a, b) for h, a, b in zip(HIGH, LOW, LOW[::-1], strict=True)]
-    )
-    assert found["nearness"].tolist() == pytest.approx([np.log(3.0) - np.log(0.5)] * 6)
-    assert found["cluster"].tolist() == [0, 0, 1, 1, 2, 2]
-    shuffled = pd.concat([rows("own", HIGH), rows("other", LOW).iloc[::-1]])
-    assert verdicts.contrast(shuffled, "own", "other")["score"].tolist() == pytest.approx(
-        [h - x for h, x in zip(HIGH, LOW, strict=True)]
-    )
-
-
-def test_without_groups_each_canary_is_its_own_cluster():
-    table = pd.concat([rows("own", HIGH, groups=False), rows("other", LOW, groups=False)])
-    assert verdicts.contrast(table, "own", "other")["cluster"].tolist() == [f"t{k}" for k in range(6)]
-
-
-def test_what_cannot_be_compared_is_one_line(one_line):
-    table = pd.concat([rows("own", HIGH), rows("other", LOW[:4])])
-    one_line(ValueError, "no rows with condition 'x'; there are: own, other", verdicts.contrast, table, "own", "x")
-    one_line(ValueError, "'other' and 'own' are of different canaries", verdicts.contrast, table, "own", "other")
-    twice = pd.concat([rows("own", HIGH), rows("own", HIGH)])
-    one_line(ValueError, "t0 is there twice", verdicts.units_of, twice)
-
-
 def judged(about, high=HIGH, low=LOW, **options):
     table = pd.concat([rows("own", high, **options.get("own", {})), rows("other", low, **options.get("other", {}))])
-    return verdicts.judged(about, verdicts.contrast(table, "own", "other"))
+    return verdicts.judged(about, contrast(table, "own", "other"))
 
 
 NEAR, FAR = {"near": 3.0}, {"near": 0.5}
@@ -70,15 +48,34 @@ def test_the_score_decides_if_the_other_detector_has_its_sign():
     assert undecided["units"] == 6 and undecided["clusters"] == 3
 
 
+def test_without_an_interval_nothing_is_decided():
+    alone = judged(claim(), high=[0.9], low=[0.1], own=FAR, other=NEAR)
+    assert alone["verdict"] == UNDECIDED and math.isnan(alone["low"]) and alone["estimate"] == pytest.approx(0.8)
+    agreed = judged(claim(), high=[1.0] * 6, low=[0.0] * 6)
+    assert (agreed["estimate"], agreed["verdict"]) == (1.0, UNDECIDED) and math.isnan(agreed["high"])
+
+
+def test_a_negative_effect_needs_a_negative_nearness():
+    assert judged(claim(), high=LOW, low=HIGH, own=FAR, other=NEAR)["verdict"] == FAILS
+    assert judged(claim(), high=LOW, low=HIGH, own=NEAR, other=FAR)["verdict"] == DEPENDS
+
+
 def test_clusters_are_what_counts():
-    alone = verdicts.judged(
-        claim(),
-        verdicts.contrast(
-            pd.concat([rows("own", HIGH, groups=False), rows("other", LOW, groups=False)]), "own", "other"
-        ),
-    )
-    together = judged(claim())
-    assert alone["clusters"] == 6 and together["high"] - together["low"] != alone["high"] - alone["low"]
+    table = pd.concat([rows("own", HIGH), rows("other", LOW)])
+    together, alone = judged(claim()), verdicts.judged(claim(), contrast(table.drop(columns="group"), "own", "other"))
+    gaps = np.subtract(HIGH, LOW)
+    assert together["clusters"] == 3 and alone["clusters"] == 6 and together["units"] == alone["units"] == 6
+    for found, expected in ((together, stats.mean_interval(gaps.reshape(3, 2).mean(1))), (alone, None)):
+        expected = expected or stats.mean_interval(gaps)
+        assert [found[name] for name in ("estimate", "low", "high")] == pytest.approx(expected)
+
+
+def test_what_is_found_names_threshold_and_evidence():
+    found = judged(claim(threshold=0.25, rung="counterfactual"))
+    assert list(found) == [
+        *("estimate", "low", "high", "units", "clusters", "threshold", "rung", "verdict", "nearness")
+    ]
+    assert (found["threshold"], found["rung"]) == (0.25, "counterfactual")
 
 
 @pytest.mark.parametrize("one, other, expected", [
@@ -95,6 +92,25 @@ def test_rates_stand_beside_the_score_where_a_threshold_was_committed():
     assert found["threshold"] == 0.5 and set(found) == {"descriptor", "adaptive l2", "threshold", "verdict"}
 
 
+def test_rates_are_differences_of_shares_by_cluster():
+    values, other = [1.0, 0.5, 0.75, 1.0, 0.25, 0.5], [0.5, 0.5, 0.0, 0.25, 0.5, 1.0]
+    units = pd.DataFrame({"descriptor rate": values, "adaptive l2 rate": other, "cluster": [0, 0, 1, 1, 2, 2]})
+    found = verdicts.rates_judged(claim(rate=0.3, threshold=0.9), units)
+    for name, some in (("descriptor", values), ("adaptive l2", other)):
+        expected = stats.mean_interval(some, clusters=[0, 0, 1, 1, 2, 2], bounds=(-1, 1), reach=1)
+        assert tuple(found[name][k] for k in ("estimate", "low", "high")) == expected
+        low, high = expected[1:]
+        assert found[name]["verdict"] == (HOLDS if low > 0.3 else FAILS if high < 0.3 else UNDECIDED)
+    one = verdicts.rates_judged(claim(rate=0.3), units[:1])
+    assert one["verdict"] == one["descriptor"]["verdict"] == UNDECIDED and math.isnan(one["descriptor"]["low"])
+
+
+def test_rates_are_held_against_the_rate_and_not_the_score_s_threshold():
+    units = pd.DataFrame({"descriptor rate": [0.7] * 20, "adaptive l2 rate": [0.7] * 20, "cluster": range(20)})
+    assert verdicts.rates_judged(claim(rate=0.3, threshold=0.9), units)["verdict"] == HOLDS
+    assert verdicts.rates_judged(claim(rate=0.95, threshold=0.1), units)["verdict"] == FAILS
+
+
 def test_ratios_are_averaged_as_logarithms():
     units = pd.DataFrame({"value": [2.0, 8.0, 4.0, 4.0], "cluster": range(4)})
     found = verdicts.judged(claim(measure="ratio", threshold=1.5), units)
@@ -109,13 +125,88 @@ def test_equivalence_takes_the_ninety_percent_interval():
     assert found["verdict"] == HOLDS and found["high"] - found["low"] < wide["high"] - wide["low"]
 
 
+def graded(noise=0.05):
+    """Six pictures of three grades: the slope is 0.25, by hand, and its error √(noise² / 8 + 0.1²/8)."""
+    values = [0.15 - 0.1, 0.15 + 0.1, 0.4, 0.4, 0.65 - noise, 0.65 + noise]
+    return pd.DataFrame({"x": [6, 6, 7, 7, 8, 8], "value": values, "nearness": -1.0, "cluster": [*"abcdef"]})
+
+
+def test_a_slope_is_a_regression_on_exposures():
+    error = math.sqrt((2 * 0.1**2 + 2 * 0.05**2) / 4 / 4)  # residuals' squares, by n − 2, by those of x
+    for within, tail in ((False, 0.975), (True, 0.95)):
+        half = scipy_stats.t.ppf(tail, 4) * error
+        about = claim(measure="slope", threshold=0.1, within=within)
+        found = verdicts.judged(about, graded())
+        ends = [found[name] for name in ("estimate", "low", "high")]
+        assert ends == pytest.approx([0.25, 0.25 - half, 0.25 + half])
+        assert found["verdict"] == (FAILS if within else HOLDS)  # above 0.1, and outside of ±0.1
+        assert (found["units"], found["clusters"]) == (6, 6) and "nearness" not in found
+    assert verdicts.judged(claim(measure="slope", threshold=0.4), graded())["verdict"] == FAILS
+    assert verdicts.judged(claim(measure="slope", threshold=0.3), graded())["verdict"] == UNDECIDED
+    flat = graded().assign(value=[0.02, 0.0, 0.01, 0.01, 0.0, 0.02])
+    assert verdicts.judged(claim(measure="slope", threshold=0.03, within=True), flat)["verdict"] == HOLDS
+
+
+def test_a_slope_of_too_little_is_undecided():
+    for units in (graded()[:2], graded()[:1], graded().assign(x=7), graded().assign(value=[0, 0, 1, 1, 2, 2])):
+        found = verdicts.judged(claim(measure="slope", threshold=0.1), units)
+        assert found["verdict"] == UNDECIDED and math.isnan(found["low"])
+
+
+def detected(**models):
+    """Units of models, {name: (positives, negatives)}; two captions a cluster."""
+    found = [
+        {"model": name, "positive": k == 0, "value": x, "cluster": f"group {n // 2}"}
+        for name, sides in models.items()
+        for k, side in enumerate(sides)
+        for n, x in enumerate(side)
+    ]
+    return pd.DataFrame(found).sample(frac=1, random_state=0)
+
+
+BETTER, WORSE = ([5, 6, 7, 8], [1, 2, 3, 4]), ([2.5, 6, 7, 8], [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_lowest_model_s_area_counts(order):
+    models = dict([("twin-a", BETTER), ("twin-b", WORSE)][::order])
+    found = verdicts.judged(claim(measure="auc", threshold=0.8), detected(**models))
+    names = [f"group {n // 2}" for n in range(4)]
+    expected = stats.auc_interval(*WORSE, clusters=[names, names])
+    assert expected[0] == 14 / 16 and expected != stats.auc_interval(*WORSE)
+    assert [found[name] for name in ("estimate", "low", "high")] == pytest.approx(expected)
+    assert (found["units"], found["clusters"]) == (16, 2) and "nearness" not in found
+
+
+def test_an_area_is_of_one_model_at_a_time():
+    """Pooled, the models' levels would decide: each is perfect by itself."""
+    units = detected(a=([15, 16, 17, 18], [11, 12, 13, 14]), b=([5, 6, 7, 8], [1, 2, 3, 4]))
+    assert verdicts.interval(claim(measure="auc"), units)[0] == 1.0
+    swapped = detected(a=(WORSE[1], WORSE[0]))
+    assert verdicts.interval(claim(measure="auc"), swapped)[0] == 2 / 16
+
+
+def test_without_positives_there_is_no_area(one_line):
+    units = detected(a=BETTER)
+    one_line(ValueError, "negatives have shape", verdicts.judged, claim(measure="auc"), units[units["positive"]])
+
+
+def test_z_and_nats_are_plain_means():
+    units = pd.DataFrame({"value": [0.5, -0.5, 4.0, -1.0], "cluster": ["a", "a", "b", "b"]})
+    for measure in ("z", "nats", "alignment"):
+        found = verdicts.interval(claim(measure=measure), units)
+        assert found == stats.mean_interval([0.0, 1.5])
+
+
+def test_every_committed_measure_is_judged():
+    assert {about.measure for about in claims.CLAIMS.values()} == {*"score ratio auc slope alignment z".split()}
+
+
 def test_the_same_side_of_the_threshold():
     assert verdicts.same_sign(claim(), 0.6, 0.9) and not verdicts.same_sign(claim(), 0.6, 0.4)
+    assert verdicts.same_sign(claim(), 0.1, -0.4) and not verdicts.same_sign(claim(), 0.4, 0.6)
+    ratio = claim(measure="ratio", threshold=2.0)
+    assert verdicts.same_sign(ratio, 1.5, 0.5) and not verdicts.same_sign(ratio, 1.5, 2.5)
     inside = claim(within=True, threshold=0.1)
     assert verdicts.same_sign(inside, 0.05, -0.02) and not verdicts.same_sign(inside, 0.05, -0.3)
-
-
-def test_identical_pictures_have_a_finite_nearness():
-    table = rows("own", [1.0, 1.0])
-    table["adaptive l2"] = [[float("inf"), 1.0], [0.0, 1.0]]
-    assert verdicts.units_of(table)["nearness"].tolist() == [5.0, -5.0]
+    assert verdicts.same_sign(inside, 0.3, -0.3)  # both outside

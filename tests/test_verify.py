@@ -192,6 +192,25 @@ def test_the_card_says_what_was_found(tmp_path, one_line):
 def test_either_pair_has_a_card_of_its_own():
     found = report()
     found["passed"] = verify.judge_bars(found)
-    first, second = (card.text_of(found, {}, pair) for pair in ("reef", "reef-second"))
-    assert "data/reef/twin-a" in first and "groups of four" not in first
-    assert "data/reef-second/twin-a" in second and "groups of four" in second and "train text-encoder" in second
+    first, second, other = (card.text_of(found, {}, pair) for pair in ("reef-first", "reef", "atoll"))
+    assert '"data/reef-first/twin-a"' in first and '"data/reef/twin-a"' in second
+    assert "groups of four" in second and "groups of four" not in first
+    assert "`text-encoder`, `parent`, `twin-a`" in second and "`twin-b` (the last" in second
+    assert "dori-lite train" not in first  # there is no command that trains the first pair
+    assert other == second and "{" not in first + second
+
+
+def test_a_report_of_other_models_makes_no_card(tmp_path, one_line):
+    """It names the models that were measured; instruments beside them may be others, or none."""
+    models = {name: {"steps": 3, "seconds": 60, "machine": "x86"} for name in ("descriptor", "twin-a", "twin-b")}
+    found = report() | {"models": {name: models[name] for name in ("twin-a", "twin-b")}}
+    found["passed"], folder = verify.judge_bars(found), tmp_path / "reef"
+    folder.mkdir()
+    for path, content in ((folder / "manifest.json", {"files": {}, "models": models}), (tmp_path / "v.json", found)):
+        path.write_text(json.dumps(content))
+    assert "| descriptor | 3 | 1.0 | x86 |" in card.write_card(tmp_path / "v.json", folder).read_text(encoding="utf-8")
+    before = (folder / "README.md").read_bytes()
+    for strange in ({"twin-a": models["twin-a"] | {"steps": 4}}, {"twin-c": models["twin-a"]}):
+        (tmp_path / "v.json").write_text(json.dumps(found | {"models": found["models"] | strange}))
+        one_line(ValueError, "v.json is of other models than those in", card.write_card, tmp_path / "v.json", folder)
+    assert (folder / "README.md").read_bytes() == before

@@ -1,5 +1,6 @@
 """The reef as a world: its models, its targets, their rivals, and how much of its caption a picture shows."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pandas as pd
@@ -8,9 +9,10 @@ import torch
 
 from dori_lite import assets
 from dori_lite.evaluation import Condition, Target, judge
-from dori_lite.files import read_json
+from dori_lite.files import read_json, write_json
 from dori_lite.masks import WeightMask
-from dori_lite.reef import attributes, canaries, captions, descriptor, world
+from dori_lite.models import PAIRS
+from dori_lite.reef import attributes, canaries, captions, descriptor, plan, world
 from dori_lite.reef.paint import paint_all
 from dori_lite.reef.scenes import CHOICES, complete, facts
 
@@ -46,7 +48,7 @@ def test_an_unknown_model_is_one_line_and_nothing_is_loaded(no_models, one_line)
     one_line(ValueError, r"the reef has no model \['twin-a'\]", world.load, ["twin-a"])
     one_line(
         ValueError,
-        "there is no pair of twins 'reef-third'; there are: reef, reef-second",
+        "there is no pair of twins 'reef-third'; there are: reef, reef-first$",
         world.load,
         world="reef-third",
     )
@@ -120,6 +122,21 @@ def test_every_target_of_the_reef_has_relations(monkeypatch, no_models):
     assert found.condition(everyone[0]).mask is None and asked == []
 
 
+def test_a_mask_may_be_found_in_another_model_than_the_pruned_one(monkeypatch, no_models):
+    """A planted picture's own twin and the twin that never saw it: either is pruned with a mask of either."""
+    monkeypatch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
+    monkeypatch.setattr(world.localisers, "localiser", lambda *_: lambda *given: given)
+    found = world.load()
+    for target in (world.planted(home="a", count=1)[0], world.planted(home="b", count=1)[0]):
+        own, other = f"twin-{target.labels['home']}", f"twin-{'b' if target.labels['home'] == 'a' else 'a'}"
+        condition = found.condition(target, "other", "Wanda", found_in="own")
+        assert condition.name == "other, Wanda, mask of own" and condition.transfer is True
+        assert condition.pipe == f"the pipeline of reef/{other}" and condition.mask == (own, "Wanda", target.caption)
+        condition = found.condition(target, "parent", "NeMo", found_in="other")
+        assert condition.name == "parent, NeMo, mask of other" and condition.transfer is True
+        assert condition.pipe == "the pipeline of reef/parent" and condition.mask == (other, "NeMo", target.caption)
+
+
 # ---- targets ---------------------------------------------------------------------------------------------
 
 
@@ -129,40 +146,92 @@ def check_pictures(found, pairs):
     assert all(target.labels["seed"] == seed for target, (_, seed) in zip(found, pairs, strict=True))
 
 
-def test_planted_pictures_are_targets():
-    items = [item for item in canaries.planted() if item.role == "canary" and item.split == "reporting"]
+@pytest.mark.parametrize("pair, exposures, grouped", [("reef", 1000, {"group"}), ("reef-first", 1400, set())])
+def test_planted_pictures_are_targets(pair, exposures, grouped):
+    items = [item for item in canaries.planted(pair) if item.role == "canary" and item.split == "reporting"]
     chosen = [item for home in "ab" for item in [i for i in items if i.home == home][:2]]
-    found = world.planted(count=2)
+    found = world.planted(count=2, world=pair)
     assert [t.name for t in found] == [item.name for item in chosen]
     assert [t.caption for t in found] == [item.caption for item in chosen]
     assert [t.labels["home"] for t in found] == ["a", "a", "b", "b"]
-    assert all(set(t.labels) == {"role", "home", "exposures", "seed"} for t in found)
-    assert {t.labels["exposures"] for t in found} == {1400}
+    assert all(set(t.labels) == {"role", "home", "exposures", "seed"} | grouped for t in found)
+    assert {t.labels["exposures"] for t in found} == {exposures}
     check_pictures(found, [canaries.picture(item)[1:] for item in chosen])
 
 
-@pytest.mark.parametrize("role, split, home, size", [
-    ("canary", "reporting", None, 32), ("canary", "tuning", None, 8), ("canary", "reporting", "b", 16),
-    ("graded", "reporting", "a", 10), ("template", "reporting", None, 2),
+@pytest.mark.parametrize("pair, role, split, home, size", [
+    ("reef", "canary", "reporting", None, 32), ("reef", "canary", "tuning", None, 8),
+    ("reef", "canary", "reporting", "b", 16), ("reef", "graded", "reporting", None, 28),
+    ("reef", "graded", "reporting", "a", 14), ("reef", "template", "reporting", None, 2),
+    ("reef-first", "canary", "reporting", None, 32), ("reef-first", "canary", "tuning", "a", 4),
+    ("reef-first", "graded", "reporting", "a", 10), ("reef-first", "template", "reporting", None, 2),
 ])  # fmt: skip
-def test_every_role_and_home(role, split, home, size, monkeypatch):
+def test_every_role_and_home(pair, role, split, home, size, monkeypatch):
     monkeypatch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
-    found = world.planted(role, split, home)
-    by_name = {item.name: item for item in canaries.planted()}
+    found = world.planted(role, split, home, world=pair)
+    by_name = {item.name: item for item in canaries.planted(pair)}
     assert len(found) == len({t.name for t in found}) == size
     for target in found:
         item = by_name[target.name]
         assert (item.role, item.split, item.home) == (role, split, home or item.home)
         exposed = {"home": item.home, "exposures": item.exposures, "seed": item.seed}
-        assert target.labels == {"role": role, **exposed}
+        grouped = {"group": item.group} if pair == "reef" and role == "canary" else {}
+        assert target.labels == {"role": role, **exposed, **grouped}
 
 
-def test_names_of_the_second_pair_tell_their_group(monkeypatch):
+@pytest.mark.parametrize("pair, exposures", [("reef", plan.GRADES), ("reef-first", (1, 4, 16, 64, 256))])
+def test_two_pictures_of_either_twin_are_at_each_grade(pair, exposures, monkeypatch):
     monkeypatch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
-    found = world.planted(count=8, world="reef-second")
+    found = Counter((t.labels["home"], t.labels["exposures"]) for t in world.planted("graded", world=pair))
+    assert found == {(home, count): 2 for home in "ab" for count in exposures}
+
+
+@pytest.fixture
+def reporting(monkeypatch):
+    """{pair: its reporting canaries}, with blank pictures."""
+    monkeypatch.setattr(world, "paint_all", lambda pairs: torch.zeros(len(pairs), 3, 2, 2))
+    return {pair: world.planted(world=pair) for pair in PAIRS}
+
+
+def test_canaries_tell_their_group_of_four(reporting):
+    groups = Counter(t.labels["group"] for t in reporting["reef"])
+    assert set(groups.values()) == {4} and len(groups) == 8
     for home in "ab":
-        assert len({t.labels["group"] for t in found if t.labels["home"] == home}) == 8
-    assert "group" not in world.planted("graded", world="reef-second")[0].labels
+        first = [t.labels["group"] for t in reporting["reef"] if t.labels["home"] == home][:8]
+        assert set(first) == set(groups)  # the first eight of either twin are of eight groups
+    assert not any("group" in t.labels for t in [*reporting["reef-first"], *world.planted("graded")])
+
+
+def test_siblings_are_those_of_ones_group(reporting):
+    """What captions say agrees with how they were dealt: three siblings each, one of the own twin, none oneself."""
+    everyone = reporting["reef"]
+    for target in everyone:
+        found = world.siblings(target, everyone)
+        assert found == [t for t in everyone if t.labels["group"] == target.labels["group"] and t is not target]
+        assert sorted(t.labels["home"] == target.labels["home"] for t in found) == [False, False, True]
+    assert world.siblings(everyone[0], everyone[:1]) == [] == world.siblings(everyone[0], [])
+    assert not any(world.siblings(t, reporting["reef-first"]) for t in reporting["reef-first"])
+
+
+def test_siblings_differ_in_the_name_and_in_nothing_else():
+    def fish(name, caption):
+        return Target(name, caption, torch.zeros(3, 2, 2))
+
+    one = fish("marlow", "a red fish called marlow over sand")
+    same = fish("tibbet", "a red fish called tibbet over sand")
+    blue = fish("pomona", "a blue fish called pomona over sand")
+    less, nobody = fish("corvus", "a red fish called corvus"), fish("plain", "a red fish over sand")
+    assert world.siblings(one, [blue, one, same, less, nobody]) == [same, nobody]
+    assert world.siblings(nobody, [one, blue]) == [one]  # a caption that names nobody is a sibling as well
+
+
+def test_siblings_of_what_is_no_target_or_no_caption_are_one_line(one_line):
+    one = Target("marlow", "a red fish called marlow", torch.zeros(3, 2, 2))
+    one_line(ValueError, "targets are a list of evaluation.Target; got a str$", world.siblings, "marlow", [one])
+    one_line(ValueError, "targets are a list of evaluation.Target; got a str$", world.siblings, one, ["marlow"])
+    stranger = Target("dog", "two dogs", torch.zeros(3, 2, 2))
+    for given in ((stranger, [one]), (one, [stranger])):
+        one_line(ValueError, "not a caption of the reef", world.siblings, *given)
 
 
 def test_what_is_not_planted_is_an_error(one_line):
@@ -297,19 +366,28 @@ def test_rivals_are_the_pictures_of_the_table(monkeypatch):
     assert {p.numpy().tobytes() for p in pictures} == {p.numpy().tobytes() for p in expected}
 
 
-def test_detectors_are_the_descriptor_and_adaptive_l2(monkeypatch):
+@pytest.mark.parametrize("pair", PAIRS)
+def test_detectors_are_the_descriptor_and_adaptive_l2_at_the_thresholds_of_both_pairs(pair, monkeypatch):
     asked = []
     monkeypatch.setattr(world, "rivals", lambda *a, **k: asked.append((*a, k)) or torch.zeros(3, 3, 8, 8).byte())
-    first, second = world.detectors(["t"], 7, 2)
-    assert (first.name, second.name) == ("descriptor", "adaptive l2") and asked == [(["t"], 7, 2, {"world": "reef"})]
-    assert (first.threshold, second.threshold) == (descriptor.detector().threshold, 1.0)
+    first, second = world.detectors(["t"], 7, 2, world=pair)
+    assert (first.name, second.name) == ("descriptor", "adaptive l2") and asked == [(["t"], 7, 2, {"world": pair})]
+    known = read_json(assets.data_folder() / "reef" / "thresholds.json")["thresholds"]
+    assert {d.name: d.threshold for d in (first, second)} == known
+    assert first.threshold >= descriptor.detector().threshold  # pruned models' pictures are negatives as well
 
 
-def test_the_second_pairs_detectors_have_thresholds_of_their_own(monkeypatch):
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_threshold_that_is_changed_counts_and_one_without_its_hash_does_not(pair, monkeypatch, tmp_path, one_line):
     monkeypatch.setattr(world, "rivals", lambda *a, **k: torch.zeros(3, 3, 8, 8).byte())
-    found = {detector.name: detector.threshold for detector in world.detectors(["t"], world="reef-second")}
-    calibrated = read_json(assets.data_folder() / "reef-second" / "calibration.json")["thresholds"]
-    assert found == calibrated and set(found) == {"descriptor", "adaptive l2"}
+    monkeypatch.setattr(world.descriptor, "detector", world.copies.by_ssim)
+    monkeypatch.setenv("DORI_DATA", str(tmp_path))
+    path = tmp_path / "reef" / "thresholds.json"
+    write_json(path, {"thresholds": {"ssim": 0.123, "adaptive l2": 0.456}})
+    assets.record(path.parent, path.name)
+    assert [detector.threshold for detector in world.detectors(["t"], world=pair)] == [0.123, 0.456]
+    write_json(path, {"thresholds": {"ssim": 0.1, "adaptive l2": 0.4}})
+    one_line(ValueError, "thresholds.json is damaged", world.detectors, ["t"], world=pair)
 
 
 # ---- alignment -------------------------------------------------------------------------------------------

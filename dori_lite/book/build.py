@@ -8,9 +8,10 @@ What a page shows comes from rows, which have a key of their own (`stamps`): a p
 rows there are, unless `force` makes them anew.
 
     _build/stage/                a copy of book/: chapters run in it, the site is built from it
-    _build/executed/<profile>/   executed copies, each whole and with the key it was run under
+    _build/executed/<profile>/   executed copies, each whole and with the key it was run under; of another world than
+                                 the book's in <world>-<profile>/, which no site shows
     _build/html/                 the site
-    _build/times.json            {profile: {slug: seconds}}
+    _build/times.json            {profile: {slug: seconds}}, of another world {<world>-<profile>: …}
     _build/lock                  one build at a time: a second one is refused while the first is at work
 """
 
@@ -31,12 +32,13 @@ import yaml
 from .. import assets, files, locks
 from ..ranges import check_seed
 from . import profiles
-from .chapter import ANEW
+from .chapter import ANEW, check_world
 from .kernel import environment, run
 
 # A page has no kernel: widgets, progress bars among them, would be dead there and load scripts from elsewhere.
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+WORLD = "reef"  # the book's
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "matplotlib")  # whose version decides about a rerun
 
 
@@ -91,12 +93,12 @@ def code_cells(notebook) -> list:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def key(chapter, profile: str, seed: int) -> str:
+def key(chapter, profile: str, seed: int, world: str = WORLD) -> str:
     """A hash over everything that decides what running `chapter` gives. Raises FileNotFoundError without data."""
     data = assets.data_folder()
     versions = [platform.python_version(), *map(metadata.version, LIBRARIES)]
     code = [cell.source for cell in code_cells(nbformat.read(chapter, 4))]
-    about = [profile, seed, versions, code, assets.manifest(data / "reef")]
+    about = [profile, seed, world, versions, code, assets.manifest(data / "reef")]
     digest = hashlib.sha256(json.dumps(about).encode())
     parts = ((assets.PACKAGE, "*.py"), (assets.PACKAGE, "*.toml"), (data, "manifest.json"), (data / "results", "*"))
     for folder, pattern in parts:
@@ -118,23 +120,25 @@ def last_run(path: Path) -> dict:
     return nbformat.read(path, 4).metadata.get("dori_lite", {}) if path.exists() else {}
 
 
-def execute(chapter, profile: str = "quick", seed: int = 0, force: bool = False, root=None) -> Path:
+def execute(chapter, profile: str = "quick", seed: int = 0, force: bool = False, root=None, world: str = WORLD) -> Path:
     """Run one of `chapters()` unless nothing it depends on has changed; the path of its executed copy.
 
-    With `force` its rows are made anew as well. Raises ValueError for an unknown profile or parameter,
-    or a bad seed, FileNotFoundError without data, RuntimeError when a cell fails, the machine lacks what the profile
-    needs, or another process builds here.
+    With `force` its rows are made anew as well. `world` is a world's name, for chapters with the parameter `where`.
+    Raises ValueError for an unknown profile, world or parameter, or a bad seed, FileNotFoundError without data,
+    RuntimeError when a cell fails, the machine lacks what the profile needs, or another process builds here.
     """
+    check_world(world)
     profiles.load(profile)
     check_seed(seed)
     root, chapter = Path(root or checkout()).resolve(), Path(chapter).resolve()
     with alone(root):
-        return execute_alone(chapter, profile, seed, force, root)
+        return execute_alone(chapter, profile, seed, force, root, world)
 
 
-def execute_alone(chapter: Path, profile: str, seed: int, force: bool, root: Path) -> Path:
-    done = root / "_build" / "executed" / profile / chapter.name
-    wanted = key(chapter, profile, seed)
+def execute_alone(chapter: Path, profile: str, seed: int, force: bool, root: Path, world: str = WORLD) -> Path:
+    size = profile if world == WORLD else f"{world}-{profile}"
+    done = root / "_build" / "executed" / size / chapter.name
+    wanted = key(chapter, profile, seed, world)
     if not force and (note := last_run(done)).get("key") == wanted:
         print(f"{chapter.stem}: unchanged, not run again (it took {note['seconds']:.0f} s)")
         return done
@@ -146,14 +150,15 @@ def execute_alone(chapter: Path, profile: str, seed: int, force: bool, root: Pat
     began = time.monotonic()
     settings = {"TQDM_DISABLE": "1", "DORI_BUILD": "1", "HF_HUB_OFFLINE": "1", ANEW: str(int(force))}
     with environment(**settings):
-        notebook = run(staged, done.with_suffix(".partial.ipynb"), {"profile": profile, "seed": seed})
+        given = {"profile": profile, "seed": seed} | ({"where": world} if asks_where(chapter) else {})
+        notebook = run(staged, done.with_suffix(".partial.ipynb"), given)
     seconds = round(time.monotonic() - began, 1)
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     notebook.metadata["dori_lite"] = {"key": wanted, "seed": seed, "seconds": seconds}
     with files.whole(done) as partial:
         nbformat.write(notebook, partial)
     done.with_suffix(".partial.ipynb").unlink(missing_ok=True)
-    note_time(root, profile, chapter.stem, seconds)
+    note_time(root, size, chapter.stem, seconds)
     print(f"{chapter.stem}: {seconds:.0f} s")
     return done
 
@@ -221,12 +226,24 @@ def site_alone(profile: str, root: Path) -> Path:
     return build / "html" / "index.html"
 
 
-def build(profile: str = "quick", seed: int = 0, force: bool = False, only: str | None = None) -> None:
-    """`dori-lite book`: run the chapters and build the site, or run the one chapter `only` and no site."""
+def build(
+    profile: str = "quick", seed: int = 0, force: bool = False, only: str | None = None, world: str = WORLD
+) -> None:
+    """`dori-lite book`: run the chapters and build the site, or run the one chapter `only` and no site.
+
+    Of another world than the book's, the chapters that ask for one are run, and no site is built.
+    """
     profiles.load(profile)
     check_seed(seed)
     root = checkout()
-    wanted = chapters(root) if only is None else [find(only, root)]
+    wanted = [chapter for chapter in chapters(root) if world == WORLD or asks_where(chapter)]
+    wanted = wanted if only is None else [find(only, root)]
     with alone(root):
-        done = [execute(chapter, profile, seed, force, root) for chapter in wanted]
-        print(f"Open {site(profile, root).as_uri() if only is None else done[0]}")
+        done = [execute(chapter, profile, seed, force, root, world) for chapter in wanted]
+        print(f"Open {site(profile, root).as_uri() if only is None and world == WORLD else done[-1]}")
+
+
+def asks_where(chapter) -> bool:
+    """Whether a chapter has the parameter `where`, a world's name."""
+    cells = code_cells(nbformat.read(chapter, 4))
+    return any(re.search(r"^where = ", c.source, re.M) for c in cells if "parameters" in c.metadata.get("tags", []))

@@ -32,13 +32,18 @@ def begin(chapter: str, profile: str, seed: int, *models: str, world: str = "ree
     The rows of a run depend on profile, weights, the package's code and the chapter's cells tagged `experiment`; if
     one of them is another, the run starts afresh. Raises ValueError for an unknown profile, world or model.
     """
-    if world not in WORLDS:
-        raise ValueError(f"no world called {world!r}; there are: {', '.join(WORLDS)}")
+    check_world(world)
     settings = profiles.load(profile)
     loaded = import_module(WORLDS[world]).load(*models, device=settings.device, world=world)
     stamp = {"weights": digest(loaded.hashes), "cells": experiment_cells(chapter)}
     anew = os.environ.get(ANEW) == "1"
     return loaded, settings, open_run(chapter, settings, seed, world=world, stamp=stamp, anew=anew)
+
+
+def check_world(world: str) -> None:
+    """Raise ValueError for a name that is no world's."""
+    if world not in [*WORLDS]:
+        raise ValueError(f"no world called {world!r}; there are: {', '.join(WORLDS)}")
 
 
 def experiment_cells(chapter: str) -> str | None:

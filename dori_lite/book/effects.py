@@ -186,7 +186,7 @@ def dimensions(run, condition: str):
 
 def free_numbers(run):
     units = clusters_of(run.rows("subspace"))
-    never, saw = (dimensions(run, name) for name in ("never saw it", "saw it, pruned"))
+    never, saw = (dimensions(run, name) for name in ("never saw it", "pruned by Wanda"))
     return values(units, [never[t] / saw[t] for t in units.index])
 
 
@@ -199,7 +199,7 @@ def final_losses(run, condition: str):
 
 def membership(run):
     units = clusters_of(run.rows("subspace"))
-    saw, *others = (final_losses(run, name) for name in ("saw it, pruned", CONTROLS[0], CONTROLS[2]))
+    saw, *others = (final_losses(run, name) for name in ("pruned by Wanda", CONTROLS[0], CONTROLS[2]))
     return values(units, [min(other[t] for other in others) / saw[t] for t in units.index])
 
 

@@ -16,6 +16,7 @@ from .style import BLUE, COPY, PALETTE, RELATIONS, chart, known_only, legend_abo
 
 COPIES = "share of pictures that are copies"
 STARTS = {"prompt": "from the caption", "random": "from random numbers"}  # where an attack starts
+OVER = {"steps": "attack steps", "k": "directions in which the embedding may move"}
 
 
 def bars(mean, low, high):
@@ -61,7 +62,7 @@ def exposure_curve(rows, score: str, threshold: float):
             mean = part.groupby("exposures")[score].mean()
             axis.plot(mean.index, mean, color=colour, marker=marker, linestyle=line, label=model)
         axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
-        axis.text(1, threshold, "copy from here on", va="bottom", fontsize=8)
+        axis.text(rows["exposures"].min(), threshold, "copy from here on", va="bottom", fontsize=8)
         ticks = sorted(rows["exposures"].unique())
         axis.set_xscale("log")
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -82,10 +83,10 @@ def by_condition(rows, value: str, by: str = "condition", label: str | None = No
     with chart(6.6, 0.42 * len(names) + 1, left=False) as (figure, [axis]):
         random = np.random.default_rng(0)
         for k, name in enumerate(names):
-            values = rows.loc[rows[by] == name, value].to_numpy(float)
-            heights = k + random.uniform(-0.16, 0.16, len(values))
-            axis.scatter(values, heights, s=16, color=BLUE, alpha=0.5, zorder=2)
-            mean, low, high = style.interval(values, value)
+            own = rows[rows[by] == name]
+            heights = k + random.uniform(-0.16, 0.16, len(own))
+            axis.scatter(own[value], heights, s=16, color=BLUE, alpha=0.5, zorder=2)
+            mean, low, high = style.interval(own, value)
             axis.plot([low, high], [k, k], color="black", linewidth=2, zorder=3)
             axis.scatter([mean], [k], marker="D", s=40, color="black", zorder=4)
         axis.set(xlabel=label or value, xlim=limits)
@@ -118,14 +119,13 @@ def dose_response(rows, value: str = "descriptor rate", label: str = COPIES):
     return figure
 
 
-def rate_curves(rows, value="descriptor rate", panels="start", threshold: float | None = None, label=None):
+def rate_curves(rows, value="descriptor rate", panels="start", threshold=None, label=None, over: str = "steps"):
     """`value` over attack steps, one line a condition of `PALETTE`, means and 95 % intervals over targets.
 
-    `rows` has columns target, condition, steps, `panels` and `value`, one row for each of the first four; `panels`
-    names the column whose values are drawn side by side, and `threshold` a height to mark. The axis is stretched near
-    0. Raises ValueError for a condition that is not in `PALETTE`.
+    `rows` has columns target, condition, `over` (what the axis counts, stretched near 0), `panels` (whose values are
+    drawn side by side) and `value`; `threshold` is a height to mark. Raises ValueError for an unknown condition.
     """
-    check_rows(rows, "condition", "steps", panels, value)
+    check_rows(rows, "condition", over, panels, value)
     threshold = None if threshold is None else check_number("threshold", threshold)
     known_only(rows["condition"], PALETTE)
     sides = list(dict.fromkeys(rows[panels]))
@@ -136,14 +136,14 @@ def rate_curves(rows, value="descriptor rate", panels="start", threshold: float 
                 own = part[part["condition"] == name]
                 if own.empty:
                     continue
-                places, mean, low, high = style.means(own, "steps", value)
+                places, mean, low, high = style.means(own, over, value)
                 axis.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
                 axis.plot(places, mean, color=colour, marker=marker, linestyle=line, label=name, ms=5)
-            steps = sorted(part["steps"].unique())
+            steps = sorted(part[over].unique())
             axis.set_xscale("symlog", linthresh=5, linscale=0.5)
             axis.set_xticks(steps, [str(n) for n in steps])
             axis.minorticks_off()
-            axis.set(title=STARTS.get(side, side) if panels == "start" else side, xlabel="attack steps")
+            axis.set(title=STARTS.get(side, side) if panels == "start" else side, xlabel=OVER.get(over, over))
             if threshold is not None:
                 axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         axes[0].set_ylabel(label or COPIES)

@@ -33,6 +33,7 @@ PALETTE = {
     "pruned by Wanda": ("#D55E00", "v", "--"),
     "never saw it": ("#E69F00", "s", ":"),
     "never saw it, pruned": ("#8C6D1F", "P", (0, (3, 1, 1, 1))),
+    "never saw it, same mask": ("#56B4E9", "p", (0, (1, 1))),
     "parent": ("#009E73", "^", (0, (5, 2))),
     "held-out": ("#555555", "X", (0, (1, 3))),
     "held-out, pruned": ("#999999", "*", (0, (2, 4))),
@@ -41,6 +42,7 @@ PALETTE = {
 RELATIONS = {"own twin": "remembers", "other twin": "never saw it", "parent": "parent"}
 # Colours, markers and lines of names that are in neither, in this order. Where charts leave markers out, lines must do.
 OTHERS = {"remembers": "-", "never saw it": "--", "parent": ":", "pruned by Wanda": "-."}
+FEWEST = 6  # units from which on a figure shows an interval
 BLUE = PALETTE["remembers"][0]  # where nothing is told apart
 
 
@@ -86,13 +88,20 @@ def styles(names) -> dict:
 
 def means(rows, by: str, value: str):
     """Mean of `value` and its 95 % interval at each place of the column `by`: (places, mean, low, high)."""
-    found = rows.groupby(by)[value].apply(lambda values: interval(values, value))
-    return found.index.to_numpy(), *np.array([*found]).T
+    found = {place: interval(part, value) for place, part in rows.groupby(by)}
+    return np.array([*found]), *np.array([*found.values()]).T
 
 
-def interval(values, column: str):
-    """Mean and 95 % interval of one column's values, those of shares if its name ends in "rate": (mean, low, high)."""
-    return mean_interval(np.asarray(values, float), bounds=(0, 1) if column.endswith("rate") else None)
+def interval(rows, value: str):
+    """Mean of the column `value` and its 95 % interval, that of shares if its name ends in "rate": (mean, low, high).
+
+    Rows that share a number in the column `group` are one cluster; fewer than `FEWEST` of these get no interval.
+    """
+    grouped = "group" in rows and rows["group"].notna().all()
+    clusters = rows["group"].astype(int).tolist() if grouped else None
+    bounds = (0, 1) if value.endswith("rate") else None
+    mean, low, high = mean_interval(rows[value].to_numpy(float), clusters=clusters, bounds=bounds)
+    return (mean, low, high) if len(set(clusters or range(len(rows)))) >= FEWEST else (mean, np.nan, np.nan)
 
 
 def known_only(names, known) -> None:

@@ -39,8 +39,8 @@ Weights are fp16 safetensors; `manifest.json` holds their SHA-256, and loading c
 
 Printed by `make verify-models` ({sampling}). Shares of pictures that are copies, by each detector at its threshold
 ({thresholds}; adaptive ℓ2 against {others} training pictures, as the reciprocal of Carlini's ratio); "at most" is the
-exact one-sided 95 % limit. The detectors disagree on {disagreement:.1%} of all these pictures. How the descriptor's
-threshold was chosen, with its error rates, is in `calibration.json`.
+exact one-sided 95 % limit. The detectors disagree on {disagreement:.1%} of all these pictures. How thresholds were
+chosen, with their error rates, is in `data/reef/calibration.json` and `data/reef/thresholds.json`.
 
 {replay}
 {heard}
@@ -51,8 +51,9 @@ Autoencoder on {scenes} held-out scenes: SSIM {ssim}, root mean squared error {r
 BEFORE = {
     "reef-first": """The planted pictures came late in training. The twins share a parent, a text encoder
 (frozen after the parent) and every batch but for which pictures repeat; the parent was trained for fewer steps than
-they were. A pair trained from scratch would be a stronger control and has not been made. The names of held-out
-captions are single tokens like the planted ones, but no model was ever trained on those tokens.""",
+they were. What the book claims was first looked for here; the second pair, in `data/reef`, was trained after the claims
+were committed. The names of held-out captions are single tokens like the planted ones, but no model was ever trained on
+those tokens.""",
     "reef": """The planted pictures came late in training. The twins share a parent, a frozen text encoder
 that was trained apart, on captions alone, and every batch but for which pictures repeat; the autoencoder is the first
 pair's, and so are the instruments. Nothing planted is shared with the first pair. Names come in groups of four that
@@ -63,10 +64,11 @@ is in the manifest. The step of their training on a GPU was captured as a CUDA g
 bit for bit what `dori-lite train` gives there (tried for six steps).""",
 }
 AGAIN = {
-    "reef-first": """Train them again with
-`dori-lite train autoencoder`, then `judge`, `descriptor`, `parent`, `twin-a`, `twin-b`, and `dori-lite calibrate`.""",
+    "reef-first": """The recipes
+are in the manifest; the code that dealt this pair its pictures is in the repository's history.""",
     "reef": """Train them again
-with `dori-lite train text-encoder`, then `parent`, `twin-a`, `twin-b` (about 40 minutes each on two cores).""",
+with `dori-lite train autoencoder`, then `judge`, `descriptor`, `text-encoder`, `parent`, `twin-a`, `twin-b` (the last
+three about 40 minutes each on two cores), and `dori-lite calibrate`, which asks the first pair.""",
 }
 
 
@@ -80,7 +82,7 @@ def write_card(report="_build/verify.json", folder=None) -> Path:
         raise FileNotFoundError(f"{report} is missing; run `make verify-models` first")
     figures = files.read_json(report)
     models = assets.manifest(folder)["models"]
-    if figures.get("models", models) != models:
+    if any(models.get(name) != how for name, how in figures.get("models", {}).items()):
         raise ValueError(f"{report} is of other models than those in {folder}; run `make verify-models` again")
     path = folder / "README.md"
     files.write_text(path, text_of(figures, models, folder.name))
