@@ -97,10 +97,24 @@ def area_coverage(area: float, n: int, reps: int, lost: float = 0.0, clustered: 
     return held(area * (1 - lost), (draw() for _ in range(reps)))
 
 
-def rank_coverage(noise: float, truth: float, each: int, reps: int):
-    """Of Spearman's ρ over five grades, `each` so many pictures."""
-    x = np.repeat(np.arange(5.0), each)
-    return held(truth, (stats.spearman_interval(x, x / 4 + noise * RANDOM.normal(size=len(x))) for _ in range(reps)))
+GRADES = np.log2(np.repeat([64, 128, 256, 400, 600, 850, 1150], 4))  # of the graded pictures
+
+
+def slope_coverage(draw, reps: int):
+    """Of the slope of scores over the grades; `draw` gives their means and the scores, one a picture."""
+    truth = np.polyfit(GRADES, draw()[0], 1)[0]
+    return held(truth, (stats.slope_interval(GRADES, draw()[1]) for _ in range(reps)))
+
+
+def straight(noise: float):
+    """Scores that rise by 0.2 a doubling."""
+    return lambda: (0.2 * GRADES, 0.2 * GRADES + noise * RANDOM.normal(size=len(GRADES)))
+
+
+def stepwise(middle: float, steep: float):
+    """Each picture is all memory or none, the likelier the more often it was shown."""
+    chance = 1 / (1 + np.exp(-steep * (GRADES - middle)))
+    return lambda: (0.9 * chance, 0.9 * RANDOM.binomial(1, chance) + 0.05 * RANDOM.normal(size=len(chance)))
 
 
 def held(truth: float, intervals) -> tuple[float, float]:
@@ -126,8 +140,10 @@ def everything(reps: int, sizes=(8, 16, 32)):
         for name in ("rates near 1", "rates all over", "most are copies, some never"):
             yield f"clusters of two: {name}", n, *cluster_coverage(SHARES[name], n, reps)
         yield "AUC 0.9, clusters of two and two", n, *area_coverage(0.9, 2 * n, reps, clustered=True)
-    for noise, truth in ((0.2, 0.881), (0.5, 0.582), (2, 0.170)):  # ρ of a million pictures
-        yield f"ranks, noise {noise}", 20, *rank_coverage(noise, truth, 4, reps)
+    for noise in (0.05, 0.2):
+        yield f"slope, noise {noise}", len(GRADES), *slope_coverage(straight(noise), reps)
+    for middle, steep in ((8, 1), (8, 3), (10, 2)):
+        yield f"slope, all or none around {2**middle}", len(GRADES), *slope_coverage(stepwise(middle, steep), reps)
 
 
 def main():

@@ -87,7 +87,7 @@ def slope_interval(x, y, *, level: float = 0.95):
         return math.nan, math.nan, math.nan
     found = linregress(x, y)
     slope, error = float(found.slope), float(found.stderr)
-    if len(x) < 3 or error == 0:
+    if len(x) < 3 or np.ptp(y - slope * x) <= 1e-9 * np.ptp(y):  # all on one line, but for rounding
         return slope, math.nan, math.nan
     half = quantile(level, len(x) - 2) * error
     return slope, slope - half, slope + half

@@ -287,7 +287,12 @@ TABLE = {
         call=lambda pipe, mask: Condition("x", pipe, mask).__enter__() and None, pipe="pipe", mask="mask"
     ),
     "evaluation.World.condition": row(
-        self=lambda k: k.world, target="target", which=("", "own"), prune=("", "Wanda"), bare="target"
+        self=lambda k: k.world,
+        target="target",
+        which=("", "own"),
+        prune=("", "Wanda"),
+        found_in=("", "own"),
+        bare="target",
     ),
     "evaluation.ask": row(
         pipe="pipe", targets="targets", seeds="different seeds", prompts="prompts -None", batch="count", **STEPS

@@ -7,14 +7,16 @@ import math
 import tempfile
 
 import numpy as np
+import pandas as pd
 import torch
 from bad_models import CAPTIONS, features
 from bad_values import row
 
 from dori_lite import assets, fit, units
-from dori_lite.book import build, claims, profiles, publish
+from dori_lite.book import build, claims, contrasts, profiles, publish
 from dori_lite.copies import Detector
 from dori_lite.evaluation import Target
+from dori_lite.figures import graded
 from dori_lite.reef import calibrate, descriptor, scenes, world
 from dori_lite.runs import open_run
 
@@ -57,6 +59,28 @@ def build_fine(**given):
     return given == {"profile": "quick", "seed": 0, "only": "01"} or build.build(**given)
 
 
+GIVEN = ("rows", "threshold", "one")
+TWINS = pd.DataFrame(  # rows of two canaries in two models
+    {
+        "target": ["x", "y"] * 2,
+        "model": ["own twin"] * 2 + ["other twin"] * 2,
+        "descriptor mean": [0.9, 0.8, 0.1, 0.2],
+        "descriptor rate": [1.0, 0.5, 0.0, 0.0],
+        "adaptive l2": [[2.0, 1.5]] * 4,
+        "adaptive l2 rate": [1.0, 1.0, 0.0, 0.5],
+    }
+)
+
+
+class Played:
+    """A run of these rows."""
+
+    folder = "played"
+
+    def rows(self, kind):
+        return TWINS
+
+
 TABLE = {
     # ---- stats and planning
     "stats.mean_interval": row(
@@ -72,7 +96,7 @@ TABLE = {
     "stats.paired_interval": row(
         own="scores", other="scores", bounds=("list -None", None), level="level", fine=undecided("own", "other")
     ),
-    "stats.spearman_interval": row(x="scores", y="scores", level="level", fine=undecided("x", "y")),
+    "stats.slope_interval": row(x="scores", y="scores", level="level", fine=undecided("x", "y")),
     "stats.auc_interval": row(
         positives="scores", negatives="scores", clusters=("list -None", [[0, 0, 1, 1], [2, 2, 3, 4]]), level="level"
     ),
@@ -173,6 +197,7 @@ TABLE = {
     ),
     # ---- the reef
     "reef.captions.read": row(caption=("text", CAPTIONS[0])),
+    "reef.captions.nameless": row(caption=("text", CAPTIONS[0])),
     "reef.captions.write": row(description=("object", scenes.Description(colour="red")), bare="description"),
     "reef.scenes.complete": row(description=("object", scenes.Description()), seed="seed", bare="description"),
     "reef.scenes.draw": row(seed="seed"),
@@ -216,6 +241,7 @@ TABLE = {
         which=("word", "own"),
         bare="target",
     ),
+    "reef.world.siblings": row(target="target", targets="targets -none -two of one name -of two sizes -dict"),
     "reef.world.planted": row(
         role=("word", "canary"), split=("word", "reporting"), home=("word -None", "a"), count="count -None"
     ),
@@ -285,6 +311,14 @@ TABLE = {
     "figures.charts.curves": row(
         x=("list", [0, 1]), heights=("mapping", {"a": [0, 1]}), across=("", "x"), up=("", "y")
     ),
+    "figures.graded.over_thresholds": row(
+        call=lambda other, **given: graded.over_thresholds(*[given.pop(k) for k in GIVEN], other, **given),
+        rows=("rows", lambda k: k.table.loc[k.table["steps"] == 0, ["target", "condition", "descriptor"]]),
+        threshold="number",
+        one=("word", "remembers"),
+        other=("word", "pruned by Wanda"),
+        scores=("word", "descriptor"),
+    ),
     # ---- the book
     "book.tables.counts": row(
         rows=columns("condition", "descriptor"),
@@ -308,11 +342,19 @@ TABLE = {
         rate="number",
         value=("word", "descriptor rate"),
     ),
-    "book.tables.recomputed": row(world=("word", "reef")),
-    "book.effects.effect": row(
-        key=("word", "replay"), run=("", lambda k: publish.published("01_a_model_that_remembers"))
+    "book.contrasts.only": row(
+        rows=("", TWINS), name=("word -a list -dict", "own twin"), column=("word", "model"), bare="column"
     ),
-    "book.effects.recompute": row(world=("word", "reef")),
+    "book.contrasts.contrast": row(
+        call=lambda one, other, column: contrasts.contrast(TWINS, one, other, column=column),
+        one=("word -a list -dict", "own twin"),
+        other=("word -a list -dict", "other twin"),
+        column=("word", "model"),
+        bare="column",
+    ),
+    "book.effects.effect": row(key=("word", "replay"), run=("", Played())),
+    "book.chapter.check_world": row(world=("word", "reef")),
+    "book.chapter.published_verdicts": row(chapter=("name", "01_x"), world=("name", "reef")),
     "book.claims.claim": row(key=("word", "replay"), bare="key"),
     "book.claims.verdict": row(
         claim=("", claims.claim("replay")),
@@ -322,7 +364,6 @@ TABLE = {
         bare="estimate low high",
         fine=undecided("estimate", "low", "high", labels=["NaN"], right=lambda got: got == claims.UNDECIDED),
     ),
-    "book.committed.claim": row(key=("word", "replay"), bare="key"),
     "book.reported.beside": row(ours=("mapping -empty", {"caption, NeMo": 0.5}), bare="ours"),
     "book.publish.publish": row(
         call=lambda folder: folder == "fine" or publish.publish(folder),
@@ -333,6 +374,10 @@ TABLE = {
     "book.profiles.load": row(
         call=lambda name, **counts: profiles.load(name, **counts), name=("word", "quick"), canaries="count"
     ),
+    "book.profiles.Profile.noises": row(
+        self=lambda k: profiles.load("quick"), seed="seed", name=("", "x"), count=("", None)
+    ),
+    "book.publish.all_published": row(world=("name", "reef")),
     "book.publish.published": row(chapter=("name", "01_x"), profile=("name", "standard"), world=("name", "reef")),
     "book.build.find": row(slug=("word", "01")),
     "book.build.pages": row(root=("file -None", lambda k: build.checkout()), bare="root"),

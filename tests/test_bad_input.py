@@ -87,31 +87,36 @@ LEFT_OUT = {
         reef.calibrate.complete_captions reef.calibrate.test_split reef.calibrate.set_threshold
         figures.style.characters figures.style.means figures.style.interval figures.style.frame figures.style.chart
         figures.style.name_rows figures.style.legend_above figures.style.shared_legend figures.charts.bars
-        figures.explorer.as_widgets figures.explorer.as_html assets.found assets.record assets.settle assets.download
-        files.restore files.append files.to_numpy files.slug units.key units.named stamps.code_of_rows stamps.code_only
-        stamps.move_if_stale book.effects.wide book.effects.detected book.effects.between book.effects.rates_after
-        book.effects.hidden book.effects.injection book.effects.final_losses book.effects.membership_areas
+        figures.graded.differences figures.explorer.as_widgets figures.explorer.as_html assets.found assets.record
+        assets.settle assets.download files.restore files.append files.to_numpy files.slug units.key units.named
+        stamps.code_of_rows stamps.code_only stamps.move_if_stale book.effects.ratio_of book.effects.half_memory
+        book.effects.attacked book.effects.lift book.effects.evaluations book.effects.work book.effects.injection
+        book.effects.dimensions book.effects.final_losses book.contrasts.units_of book.contrasts.beyond
+        book.contrasts.extreme book.contrasts.values book.contrasts.column book.contrasts.clusters_of
+        book.contrasts.in_turn book.contrasts.first_reach book.verdicts.interval book.verdicts.rates_judged
+        book.chapter.first_said book.chapter.in_clusters book.chapter.in_brackets book.chapter.experiment_cells
         book.build.alone book.build.key book.build.stage book.build.last_run book.build.with_outputs
-        book.committed.read""",
+        book.build.asks_where book.claims.read""",
     "they take nothing that could be wrong": """
         masks.WeightMask.count masks.WeightMask.density masks.WeightMask.densities dori.Triggers.tensors
         dori.Triggers.displacement runs.runs_folder runs.Run.rows runs.Run.kinds runs.Run.images runs.Run.record
-        runs.Run.read_record locks.rank assets.data_folder assets.versions assets.machine assets.cache_folder
-        fit.autocast_precision reef.scenes.Description.named book.profiles.Profile.device book.profiles.Profile.noises
+        runs.Run.read_record runs.Run.minutes locks.rank assets.data_folder assets.versions assets.machine
+        assets.cache_folder fit.autocast_precision reef.scenes.Description.named book.profiles.Profile.device
         book.profiles.Profile.after book.profiles.Profile.direction_only book.profiles.cuda_available
-        book.build.checkout book.build.times book.committed.committed""",
+        book.build.checkout book.build.times book.claims.committed book.tables.all_claims book.tables.minutes""",
     "their own tests have the tables, with what a valid call needs": """
         copies.sscd metrics.alignment_text_image files.whole files.whole_folder fit.training reef.world.detectors
         reef.world.alignment reef.captions.caption_of reef.attributes.Judge.features reef.attributes.load
         reef.descriptor.load reef.descriptor.detector reef.calibrate.main figures.pictures.poster_of
-        book.claims.in_words book.claims.summary book.committed.power book.committed.verdict
-        book.effects.write_recomputed book.tables.membership book.tables.reported_and_ours book.build.execute
-        book.build.site""",
+        book.claims.in_words book.claims.power book.verdicts.judged book.verdicts.same_sign book.chapter.begin
+        book.chapter.conclude book.chapter.verdicts book.chapter.verdict_table book.tables.reported_and_ours
+        book.build.execute book.build.site""",
 }
 MODULES = """models diffusion hooks masks distances copies metrics detection nemo wanda dori locality evaluation stats
 planning files units runs stamps assets fit reef.world reef.captions reef.scenes reef.paint reef.attributes
-reef.descriptor reef.calibrate figures.style figures.pictures figures.charts figures.explorer book.claims
-book.committed book.effects book.tables book.profiles book.publish book.build book.reported""".split()
+reef.descriptor reef.calibrate figures.style figures.pictures figures.charts figures.graded figures.explorer
+book.claims book.contrasts book.effects book.verdicts book.chapter book.tables book.profiles book.publish book.build
+book.reported""".split()
 
 
 TABLE = bad_models.TABLE | bad_rows.TABLE

@@ -60,7 +60,7 @@ def test_other_weights_other_cells_or_force_start_afresh(toy, change, monkeypatc
 def test_unknown_worlds_and_profiles_are_named(toy, one_line):
     one_line(
         ValueError,
-        "no world called 'sea'; there are: reef, reef-second, toy",
+        "no world called 'sea'; there are: reef, reef-first, toy",
         chapter.begin,
         "c",
         "quick",
@@ -89,39 +89,132 @@ def test_only_experiment_cells_count_and_not_their_comments(tmp_path, monkeypatc
     assert digest(code("a = 1")) != digest(code("a = 2"))  # no tags: every cell counts
 
 
-def test_concluding_writes_the_record_and_shows_the_published_verdict(toy, monkeypatch):
+SCORES = {"x": (1.0, 0.0), "y": (0.75, 0.125), "z": (0.875, 0.25)}  # own, other twin
+
+
+def fill(run, scores=SCORES):
+    """Rows of claim "replay", no two canaries of one description."""
+    for t, both in scores.items():
+        for model, score in zip(("own twin", "other twin"), both, strict=True):
+            for _ in run.todo("picture", target=[t], model=[model]):
+                row = {"descriptor mean": score, "descriptor rate": score, "diversity": 1.0 if score < 0.5 else 0.25}
+                run.keep(row | {"adaptive l2": [1 + score, 1 + score], "adaptive l2 rate": 0.0})
+    return run
+
+
+@pytest.fixture
+def no_results(tmp_path, monkeypatch):
+    """A data folder where nothing is published."""
+    monkeypatch.setattr(assets, "data_folder", lambda: tmp_path / "data")
+    return tmp_path / "data" / "results"
+
+
+def publish(folder, world, chapter_name="99_toy", profile="standard", **verdicts):
+    """What a published run's record says."""
+    place = folder / world / chapter_name / profile
+    place.mkdir(parents=True)
+    record = {"chapter": chapter_name, "world": world, "profile": {"name": profile}, "seed": 0, "verdicts": verdicts}
+    (place / "record.json").write_text(json.dumps(record))
+
+
+def said(estimate, verdict="holds here", **more):
+    return {"estimate": estimate, "low": 0.0, "high": 1.0, "units": 16, "clusters": 8, "threshold": 0.5} | {
+        "rung": "counterfactual", "verdict": verdict, **more}  # fmt: skip
+
+
+def test_concluding_writes_the_record_and_returns_its_verdicts_as_a_table(toy, no_results):
     world, settings, run = begin()
-    rates = [("x", "own twin", 1.0), ("x", "other twin", 0.0), ("y", "own twin", 0.75), ("y", "other twin", 0.0)]
-    for t, model, rate in rates:
-        for _ in run.todo("picture", target=[t], model=[model]):
-            run.keep({"descriptor rate": rate})
-    fresh = open_existing(run.folder)
-    table = chapter.conclude(fresh, world, settings, "replay", numbers={"n": 2})
+    fresh = open_existing(fill(run).folder)
+    table = chapter.conclude(fresh, world, settings, "replay", "variety", numbers={"n": 2})
     record = fresh.read_record()
     assert record["models"] == {"m": "1"} and record["numbers"] == {"n": 2} and record["world"] == "toy"
-    assert record["verdicts"]["replay"]["estimate"] == 0.875 and record["verdicts"]["replay"]["units"] == 2
-    low, high = (record["verdicts"]["replay"][end] for end in ("low", "high"))
-    assert low < 0.875 < high and table.loc["replay", "effect [95 % interval]"] == f"0.88 [{low:.2f}, {high:.2f}]"
-    assert "direction only" in table.loc["replay", "verdict"]
-    assert table.loc["replay", "published (standard)"] == "not yet run"
+    assert [*record["verdicts"]] == ["replay", "variety"] == [*table.index]
+    replay = record["verdicts"]["replay"]
+    assert replay["estimate"] == 0.75 and replay["units"] == replay["clusters"] == 3
+    assert replay["rates"]["descriptor"]["estimate"] == 0.75 and replay["rates"]["adaptive l2"]["estimate"] == 0
+    row = table.loc["replay"]
+    assert row["effect [interval]"] == f"0.75 [{replay['low']:.2f}, {replay['high']:.2f}]"
+    assert (row["threshold"], row["units"], row["evidence"]) == (0.5, "3", "counterfactual")
+    assert row["verdict"] == f"{replay['verdict']} (direction only)"  # the profile is quick
+    assert row["in rates"] == replay["rates"]["verdict"] == "undecided" and table.loc["variety", "in rates"] == ""
+    assert row["published (standard)"] == row["first pair"] == "not yet run"
+    assert table.loc["variety", "effect [interval]"] == "4.00 [no interval]"  # all ratios agree
+    assert record["verdicts"]["variety"]["low"] is None
 
 
-def test_verdict_table_marks_quick_as_direction_only():
-    found = {"estimate": 1.0, "low": 0.9, "high": 1.0, "threshold": 0.5, "units": 3, "rung": "counterfactual"}
-    verdicts = {"replay": {**found, "verdict": "holds here"}}
-    quick = chapter.verdict_table(verdicts, profiles.load("quick"), {})
-    assert "direction only" in quick.loc["replay", "verdict"]
-    assert quick.loc["replay", "published (standard)"] == "not yet run"
-    standard = chapter.verdict_table(verdicts, profiles.load("standard"), verdicts)
-    assert standard.loc["replay", "verdict"] == "holds here"
-    assert standard.loc["replay", "published (standard)"] == "holds here"
+def test_the_published_verdict_and_the_first_pair_s_stand_beside(toy, no_results):
+    publish(no_results, "toy", replay=said(0.3, "does not hold here"))
+    publish(no_results, chapter.FIRST, replay=said(0.4), variety=said(2.5))
+    publish(no_results, "toy", profile="quick", replay=said(0.1, "undecided"))
+    publish(no_results, "toy", "98_else", replay=said(0.1, "undecided"))
+    world, settings, run = begin()
+    table = chapter.conclude(fill(run), world, settings, "replay", "variety")
+    assert table["published (standard)"].tolist() == ["does not hold here", "not yet run"]
+    assert table["first pair"].tolist() == ["0.40, same sign", "2.50, same sign"]  # as 0.3, and this run's 4
+    assert chapter.published_verdicts("99_toy", "toy") == {"replay": said(0.3, "does not hold here")}
+    assert chapter.published_verdicts("99_toy", "reef") == {} == chapter.published_verdicts("97", "toy")
 
 
-def test_verdicts_of_too_few_units_say_so():
-    nan = float("nan")
-    found = {"estimate": 0.5, "low": nan, "high": nan, "threshold": 0.5, "units": 1, "rung": "intervention"}
-    verdicts = {"wanda-lift": found | {"verdict": "undecided"}}
-    verdicts["nemo-lift"] = verdicts["wanda-lift"] | {"units": 0, "estimate": nan}
-    table = chapter.verdict_table(verdicts, profiles.load("standard"), {})
-    assert table["effect [95 % interval]"].tolist() == ["0.50 [one unit]", "no units"]
-    assert isinstance(table, pd.DataFrame)
+def test_the_first_pair_has_no_column_of_its_own_beside_itself(toy, no_results, monkeypatch):
+    publish(no_results, chapter.FIRST, replay=said(0.4, "does not hold here"))
+    world, settings, run = begin()
+    run.world = chapter.FIRST
+    table = chapter.conclude(fill(run), world, settings, "replay")
+    assert table.loc["replay", "published (standard)"] == "does not hold here" and "first pair" not in table
+
+
+def table_of(profile="standard", published=None, first=None, **verdicts):
+    return chapter.verdict_table(verdicts, profiles.load(profile), published or {}, first)
+
+
+def test_only_quick_is_direction_only():
+    quick = table_of("quick", replay=said(0.8))
+    assert quick.loc["replay", "verdict"] == "holds here (direction only)"
+    assert table_of(replay=said(0.8)).loc["replay", "verdict"] == "holds here"
+    assert table_of("quick", {"replay": said(0.8)}, replay=said(0.8)).loc["replay", "published (standard)"] == (
+        "holds here"
+    )
+
+
+def test_the_columns_say_what_a_reader_needs():
+    columns = ["effect [interval]", "threshold", "units", "evidence", "verdict", "in rates", "published (standard)"]
+    table = table_of(replay=said(0.8, rates={"verdict": "detector-dependent"}), variety=said(2.5, clusters=16))
+    assert list(table.columns) == columns and table.index.name == "claim" and isinstance(table, pd.DataFrame)
+    assert list(table_of(first={}, replay=said(0.8)).columns) == [*columns, "first pair"]
+    assert table["in rates"].tolist() == ["detector-dependent", ""]
+    assert table["units"].tolist() == ["16 in 8", "16"]
+    assert table.loc["replay", "effect [interval]"] == "0.80 [0.00, 1.00]"
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_effects_of_too_few_units_say_so(nothing):
+    none = {"low": nothing, "high": nothing, "verdict": "undecided"}
+    table = table_of(**{
+        "wanda-lift": said(0.5, **none | {"units": 1, "clusters": 1}),
+        "replay": said(0.5, **none | {"units": 4, "clusters": 1}),
+        "variety": said(0.5, **none | {"units": 4, "clusters": 2}),
+        "work": said(nothing, **none | {"units": 0, "clusters": 0}),
+        "magnitude": said(nothing, **none),
+    })  # fmt: skip
+    expected = ["0.50 [one unit]", "0.50 [one unit]", "0.50 [no interval]", "no units", "nan [no interval]"]
+    assert table["effect [interval]"].tolist() == expected
+    assert table["units"].tolist() == ["1", "4 in 1", "4 in 2", "0", "16 in 8"]
+
+
+def test_what_the_first_pair_said_is_compared_by_the_side_of_the_threshold():
+    def first(key, here, there):
+        return chapter.first_said(key, said(here), {key: said(there)})
+
+    assert first("replay", 0.8, 0.6) == "0.60, same sign" and first("replay", 0.8, 0.4) == "0.40, another sign"
+    assert first("variety", 1.5, 0.5) == "0.50, same sign"  # both below 2
+    assert first("wanda-utility", 0.05, -0.25) == "-0.25, another sign"  # within ±0.1, and outside
+    assert chapter.first_said("replay", said(0.8), {}) == "not yet run"
+    assert chapter.first_said("replay", said(0.8), {"variety": said(0.6)}) == "not yet run"
+    assert first("replay", None, 0.6) == first("replay", 0.6, None) == "not yet run"  # null: what was no number
+
+
+def test_the_worlds_are_the_two_pairs(one_line):
+    assert [*chapter.WORLDS] == ["reef", chapter.FIRST] == ["reef", "reef-first"]
+    assert chapter.check_world("reef") is None
+    for wrong in ("reef-second", None, 3, {}):
+        one_line(ValueError, "no world called .*; there are: reef, reef-first", chapter.check_world, wrong)

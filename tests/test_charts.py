@@ -12,7 +12,7 @@ from matplotlib import cbook
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from dori_lite.figures import charts, pictures, style
+from dori_lite.figures import charts, graded, pictures, style
 from dori_lite.stats import mean_interval
 
 
@@ -96,20 +96,45 @@ def test_exposure_curve_runs_through_the_means_of_either_twin():
     assert lines == {"own twin": [[1, 64], [pytest.approx(0.2), 0.9]], "other twin": [[1, 64], [0.0, 0.2]]}
     assert axis.get_xscale() == "log" and [t.get_text() for t in axis.get_xticklabels()] == ["1", "64"]
     assert any(list(line.get_ydata()) == [0.6, 0.6] for line in axis.lines)
+    [said] = axis.texts
+    assert said.get_position() == (1, 0.6) and said.get_text() == "copy from here on"
+    later = charts.exposure_curve(rows.assign(exposures=rows["exposures"] * 128), "score", 0.6).axes[0]
+    assert later.texts[0].get_position() == (128, 0.6)  # where the axis begins
     assert len({(line.get_marker(), line.get_linestyle()) for line in axis.lines[:2]}) == 2
 
 
+SIX = [1.0, 0.5, 0.75, 0.25, 1.0, 0.1]
+
+
 def test_conditions_show_every_canary_and_the_mean():
-    rows = pd.DataFrame({"condition": ["a", "a", "b", "b"], "rate": [1.0, 0.5, 0.0, 0.2]})
+    rows = pd.DataFrame({"condition": ["a"] * 6 + ["b", "b"], "rate": [*SIX, 0.0, 0.2]})
     axis = charts.by_condition(rows, "rate").axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b"]
     dots = [x for c in axis.collections for x in c.get_offsets()[:, 0].tolist()]
-    assert sorted(dots) == pytest.approx(sorted([1.0, 0.5, 0.0, 0.2, 0.75, 0.1]))
+    assert sorted(dots) == pytest.approx(sorted([*SIX, 0.6, 0.0, 0.2, 0.1]))
     low, high = axis.lines[0].get_xdata()
-    assert (low, high) == mean_interval([1.0, 0.5], bounds=(0, 1))[1:]
+    assert (low, high) == mean_interval(SIX, bounds=(0, 1))[1:]
+    assert pd.isna(axis.lines[1].get_xdata()).all()  # two canaries have a mean and no interval
     assert axis.get_xlabel() == "rate" and axis.get_xlim() == (-0.04, 1.04)
     other = charts.by_condition(rows.rename(columns={"condition": "mask"}), "rate", "mask", "share", (0, 2)).axes[0]
     assert other.get_xlabel() == "share" and other.get_xlim() == (0, 2)
+
+
+def test_few_units_have_no_interval_and_rows_of_a_group_are_one_unit():
+    def interval(count, value="rate", **columns):
+        return style.interval(pd.DataFrame({value: SIX[:count], **columns}), value)
+
+    assert interval(6) == mean_interval(SIX, bounds=(0, 1))
+    assert interval(6, "score") == mean_interval(SIX)  # no share
+    for few in range(1, style.FEWEST):
+        mean, low, high = interval(few)
+        assert mean == pytest.approx(sum(SIX[:few]) / few) and pd.isna([low, high]).all()
+    twice = pd.DataFrame({"rate": SIX + [1 - x for x in SIX], "group": [0, 1, 2, 3, 4, 5] * 2})
+    assert style.interval(twice, "rate") == mean_interval(twice["rate"], clusters=twice["group"], bounds=(0, 1))
+    assert style.interval(twice, "rate") != mean_interval(twice["rate"], bounds=(0, 1))
+    for group in ([0, 1, 2, 3, 4, 4], [7.0] * 6):
+        assert pd.isna([*interval(6, group=group)[1:]]).all()  # six rows of fewer groups
+    assert interval(6, group=[0, 1, 2, 3, 4, None]) == interval(6)  # where some have none, targets are units
 
 
 def dose_rows():
@@ -149,9 +174,9 @@ def test_bars_are_lengths_and_none_without_an_interval():
 
 
 def curve_rows():
-    rows = [("x", "remembers", "prompt", 0, 1.0), ("y", "remembers", "prompt", 0, 0.5)]
-    rows += [("x", "remembers", "prompt", 10, 1.0), ("y", "remembers", "prompt", 10, 1.0)]
-    rows += [("x", "held-out", "random", 10, 0.25), ("y", "held-out", "random", 10, 0.75)]
+    rows = [(k, "remembers", "prompt", 0, rate) for k, rate in enumerate(SIX)]
+    rows += [(k, "remembers", "prompt", 10, 1.0) for k in range(6)]
+    rows += [(k, "held-out", "random", 10, 0.25 + 0.5 * (k % 2)) for k in range(6)]
     return pd.DataFrame(rows, columns=["target", "condition", "start", "steps", "descriptor rate"])
 
 
@@ -160,7 +185,7 @@ def test_rate_curves_run_through_the_means():
     caption, random = figure.axes
     assert [caption.get_title(), random.get_title()] == ["from the caption", "from random numbers"]
     x, y = series(caption)["remembers"]
-    assert list(x) == [0, 10] and list(y) == [0.75, 1.0]
+    assert list(x) == [0, 10] and list(y) == pytest.approx([0.6, 1.0])
     assert list(series(random)["held-out"][1]) == [0.5] and "remembers" not in series(random)
     assert [t.get_text() for t in caption.get_xticklabels()] == ["0", "10"]
     assert any(list(line.get_ydata()) == [0.6, 0.6] for line in caption.lines)
@@ -168,22 +193,67 @@ def test_rate_curves_run_through_the_means():
     assert named == ["remembers", "held-out"]  # also what only the second panel shows
     assert caption.get_ylabel() == "share of pictures that are copies"
     band = caption.collections[0].get_paths()[0].get_extents()
-    assert (band.ymin, band.ymax) == pytest.approx((mean_interval([1.0, 0.5], bounds=(0, 1))[1], 1))
+    assert (band.ymin, band.ymax) == pytest.approx((mean_interval(SIX, bounds=(0, 1))[1], 1))
 
 
 def test_rate_curves_show_any_column_as_panels():
-    rows = (
-        curve_rows().rename(columns={"descriptor rate": "score"}).assign(home=["a", "a", "a", "a", "prompt", "prompt"])
-    )
+    rows = curve_rows().rename(columns={"descriptor rate": "score"}).assign(home=["a"] * 12 + ["prompt"] * 6)
     figure = charts.rate_curves(rows, "score", "home", label="mean score")
     assert [axis.get_title() for axis in figure.axes] == ["a", "prompt"]
     assert figure.axes[0].get_ylabel() == "mean score"
+
+
+def test_rate_curves_count_what_one_says():
+    rows = curve_rows().rename(columns={"steps": "k"})
+    figure = charts.rate_curves(rows, over="k")
+    assert list(series(figure.axes[0])["remembers"][0]) == [0, 10]
+    assert figure.axes[0].get_xlabel() == "directions in which the embedding may move"
+    assert charts.rate_curves(curve_rows()).axes[0].get_xlabel() == "attack steps"
+    assert charts.rate_curves(rows.rename(columns={"k": "α"}), over="α").axes[0].get_xlabel() == "α"
 
 
 def test_a_condition_without_a_line_is_refused():
     rows = curve_rows().replace("held-out", "1 free")
     with pytest.raises(ValueError, match="no line is known for 1 free; there are: remembers, pruned by NeMo"):
         charts.rate_curves(rows)
+
+
+# ---- over all thresholds ------------------------------------------------------------------------------
+
+
+def graded_rows():
+    """Three targets; what one condition scores is above what the others score up to 0.8."""
+    scores = {"pruned": [0.8, 0.6], "never saw it": [0.1, 0.3], "parent": [0.5, 0.0]}
+    return pd.DataFrame([(t, name, s) for t in "xyz" for name, s in scores.items()],
+                        columns=["target", "condition", "descriptor"])  # fmt: skip
+
+
+def test_a_difference_of_rates_is_to_the_highest_control_at_every_threshold():
+    figure = graded.over_thresholds(graded_rows(), 0.69, "pruned", "never saw it", "parent")
+    at, heights = figure.axes[0].lines[0].get_data()
+    found = dict(zip(at.round(2).tolist(), heights, strict=True))
+    expected = {0.0: 0, 0.05: 0, 0.2: 0.5, 0.4: 0.5, 0.55: 1.0, 0.7: 0.5, 0.9: 0.0}
+    assert {place: found[place] for place in expected} == pytest.approx(expected) and len(found) == 101
+    assert any(list(line.get_xdata()) == [0.69, 0.69] for line in figure.axes[0].lines)
+
+
+def test_over_all_thresholds_rows_of_a_group_are_one_unit():
+    rows = pd.concat([graded_rows().assign(target=lambda r, k=k: r["target"] + str(k), group=k) for k in range(6)])
+    rows.loc[(rows["condition"] == "pruned") & (rows["group"] < 3), "descriptor"] = pd.Series([[0.2, 0.2]] * len(rows))
+    table = graded.differences(rows, [0.5], "pruned", ["never saw it"], "descriptor")
+    assert sorted(table["group"]) == sorted([*range(6)] * 3) and len(table) == 18
+    mean, low, high = style.interval(table, "difference of rates")
+    assert (mean, low, high) == mean_interval([0.0] * 3 + [1.0] * 3)
+
+
+def test_over_all_thresholds_needs_controls_that_there_are():
+    with pytest.raises(ValueError, match="^a difference needs another condition; name one or more controls$"):
+        graded.over_thresholds(graded_rows(), 0.5, "pruned")
+    for names in (("pruned", "cousin"), ("cousin", "parent")):
+        with pytest.raises(ValueError, match="^there are no rows of 'cousin'; there are: pruned, never saw it, parent"):
+            graded.over_thresholds(graded_rows(), 0.5, *names)
+    with pytest.raises(ValueError, match="^a target is in a condition twice; give the rows of one number of steps"):
+        graded.over_thresholds(pd.concat([graded_rows()] * 2), 0.5, "pruned", "parent")
 
 
 # ---- detectors and scores -----------------------------------------------------------------------------

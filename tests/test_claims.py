@@ -1,11 +1,14 @@
-"""Claims that were committed before the second pair existed: read as data, hashed, planned."""
+"""Claims that were committed before the second pair existed: read as data, hashed, planned, put into words."""
 
+import math
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from dori_lite import planning
 from dori_lite.book import claims as committed
+from dori_lite.book import reported
 from dori_lite.book.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, Plan
 
 
@@ -37,6 +40,49 @@ def test_every_claim_says_what_could_have_shown_it_otherwise():
         assert (about.paper is None) == (about.source is None)
 
 
+def test_the_file_is_read_as_it_stands():
+    rules, found = committed.read()
+    assert rules == committed.RULES and found == CLAIMS and "unit is the canary" in rules
+    assert all(key == about.key and isinstance(about.amended, tuple) for key, about in found.items())
+    assert found["replay"].plan == Plan(16, 8, 0.856, 0.076) and found["membership"].plan is None
+    assert {key for key, about in found.items() if about.within} == {"exposures-flat", "wanda-utility"}
+    assert committed.claim("work").threshold == 2.0 and committed.claim("work").measure == "ratio"
+
+
+def test_claims_in_words_tell_what_decides_them(monkeypatch):
+    text = committed.in_words("replay", "variety", "wanda-utility").data
+    for key, where in (("replay", "above 0.5"), ("variety", "above 2.0"), ("wanda-utility", "within ±0.1")):
+        about = CLAIMS[key]
+        assert all(part in text for part in (key, about.statement, about.effect, about.control, where, about.rung))
+    assert "0.98 (blog)" in text and text.count("Reported") == 1 and "Amended" not in text
+    assert text.count("\n") == 2 and committed.RUNGS["counterfactual"] in text
+    monkeypatch.setitem(CLAIMS, "replay", replace(CLAIMS["replay"], amended=("2026-12-01: because.",)))
+    assert "*Amended*: 2026-12-01: because." in committed.in_words("replay").data
+    with pytest.raises(ValueError, match="no claim called"):
+        committed.in_words("nonsense")
+
+
+def test_reported_numbers_stand_beside_ours_with_their_source():
+    table = reported.beside({"trigger, Wanda": 0.6, "trigger, of our own": 0.1})
+    assert table.loc["trigger, Wanda", ["reported rate", "source", "rate here"]].tolist() == [0.72, "blog", 0.6]
+    assert pd.isna(table.loc["caption, NeMo", "rate here"]) and table.index[-1] == "trigger, of our own"
+    assert {source for *_, source in reported.ATTACKS.values()} <= set(committed.SOURCES)
+
+
+def test_claims_quote_what_is_reported():
+    rates = {setting: rate for setting, (rate, _, _) in reported.ATTACKS.items()}
+    for key, one, other in (
+        ("wanda-hides", "caption, unpruned", "caption, Wanda"),
+        ("nemo-hides", "caption, unpruned", "caption, NeMo"),
+        ("wanda-lift", "trigger, Wanda", "caption, Wanda"),
+    ):
+        about = committed.claim(key)
+        assert about.paper == pytest.approx(rates[one] - rates[other]) and about.source == "blog"
+    assert CLAIMS["replay"].paper == rates["caption, unpruned"]
+    figure = reported.FIGURE["trigger, Wanda"] - reported.FIGURE["trigger, not memorized"]
+    assert CLAIMS["wanda-returns"].paper == pytest.approx(figure) and CLAIMS["wanda-returns"].source == "figure"
+
+
 def claim(**options):
     given = {"key": "k", "chapter": 1, "statement": "s.", "effect": "e", "control": "c", "measure": "score"}
     return Claim(**given | {"threshold": 0.5, "rung": "intervention"} | options)
@@ -54,7 +100,12 @@ def test_verdicts_are_by_the_interval():
         (-0.02, 0.2, UNDECIDED),
     ):
         assert committed.verdict(inside, (low + high) / 2, low, high) == expected
-    assert committed.verdict(claim(), 0.7, float("nan"), float("nan")) == UNDECIDED
+    assert committed.verdict(claim(), 0.7, math.nan, math.nan) == UNDECIDED
+    assert committed.verdict(claim(), math.inf, 1.0, math.inf) == UNDECIDED
+    assert committed.verdict(claim(), 0.7, 0.5, 0.8) == UNDECIDED  # at the threshold is not above it
+    assert committed.verdict(inside, 0.0, -0.1, 0.1) == UNDECIDED
+    with pytest.raises(ValueError, match="upside down"):
+        committed.verdict(claim(), 0.7, 0.8, 0.6)
 
 
 def test_power_is_plannings(one_line):
@@ -73,7 +124,8 @@ def test_claims_that_do_not_fit_are_one_line(one_line):
     for options in ({"rung": "hunch"}, {"measure": "feeling"}):
         with pytest.raises(ValueError, match="claim k: "):
             claim(**options)
-    with pytest.raises(ValueError, match="needs its source"):
-        claim(paper=0.9)
+    for options in ({"paper": 0.9}, {"source": "blog"}, {"paper": 0.9, "source": "hearsay"}):
+        with pytest.raises(ValueError, match="needs its source, one of: notes, reviews, blog, figure"):
+            claim(**options)
     with pytest.raises(ValueError, match="finite number"):
         claim(threshold=float("nan"))

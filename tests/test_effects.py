@@ -1,5 +1,6 @@
 """Each claim's effect, from rows: planted ones whose answer is known by hand, and the published ones."""
 
+import json
 import math
 from pathlib import Path
 
@@ -117,9 +118,10 @@ def test_a_published_verdict_that_is_not_its_rows_is_noticed(tmp_path, change):
     stored = plain(chapter.verdicts(run, "replay", "variety"))
     assert stored["variety"]["low"] is None  # ratios that all agree
     if change == "a row":
-        [line] = [line for line in run._read("picture").values() if line["unit"] == ["a", "own twin"]]
-        line["rows"][0]["descriptor mean"] += 1e-6
-        run.folder.joinpath("rows/picture-0.jsonl").open("a").write(f"{__import__('json').dumps(line)}\n")
+        path = run.folder / "rows" / "picture-0.jsonl"
+        first, *rest = map(json.loads, path.read_text().splitlines())
+        first["rows"][0]["descriptor mean"] += 1e-6
+        path.write_text("".join(json.dumps(line) + "\n" for line in (first, *rest)))
     elif change == "an estimate":
         stored["replay"]["estimate"] += 1e-6
     elif change == "a verdict":
@@ -375,7 +377,7 @@ def chapter_4(**profile):
     ]
     for name, scores in RANDOM.items():
         for t, x in zip(TARGETS, scores, strict=True):
-            rows += [seen(t, y, condition=name, start="random", steps=n) for n, y in ((0, 0.01), (25, 0.49), (50, x))]
+            rows += [seen(t, y, condition=name, start="random", steps=n) for n, y in ((0, 0.01), (10, 0.95), (50, x))]
     for name in ("held-out", "held-out, pruned"):
         rows += [seen("s", n / 100, condition=name, start="prompt", steps=n, role="held-out") for n in STEPS[:5]]
     run = Planted(attack=rows, push=scored(MOVES, "move"))
@@ -467,8 +469,9 @@ def chapter_5():
         for t, some in sorted(each.items(), reverse=k % 2):
             for n, x in zip(ks, some, strict=True):
                 loss = LOSSES[name][TARGETS.index(t)]
-                last = [loss] * 9 + [loss] if n == ALL else [9.0] * 10
-                last[0], last[9] = last[0] * 1.5, last[9] * 0.5  # their mean is the loss
+                last, swing = [loss] * 10, 0.5 if name == "never saw it" else 1.5
+                last[0], last[9] = loss * swing, loss * (2 - swing)  # the mean of the ten is the loss
+                last = last if n == ALL else [9.0] * 10
                 losses = [7.0] * 39 + [5.0] + last
                 rows.insert(0, seen(t, x, condition=name, k=n, steps=50, losses=losses))
     windows = {"no step": [0.05, 0.1, 0.0, 0.1], "0–24": OWN, "0–4": [0.2, 0.3, 0.5, 0.1]}

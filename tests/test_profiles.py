@@ -134,11 +134,15 @@ def test_noises_are_seeds(gpu):
     torch.Generator().manual_seed(max(noises[-1] for noises in found))
 
 
-def test_a_seed_that_is_none_gives_no_noises(gpu):
-    for wrong in (-1, HIGHEST_SEED + 1, 1.0, "0", None, True):
-        with pytest.raises(ValueError, match="seed=.* is not a count") as error:
-            load("quick").noises(wrong, "marlow")
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize(("given", "match"), [
+    *(((seed, "marlow"), "seed=.* is not a count") for seed in (-1, HIGHEST_SEED + 1, 1.0, "0", None, True)),
+    *(((0, "marlow", count), "count=.* is not a count") for count in (0, -1, 2.0, "2", True)),
+    *(((0, name), "noises belong to a target's name; give text, not a ") for name in (3, None, ["marlow"], b"marlow")),
+])  # fmt: skip
+def test_what_gives_no_noises_is_one_line(gpu, given, match):
+    with pytest.raises(ValueError, match=match) as error:
+        load("quick").noises(*given)
+    assert "\n" not in str(error.value)
 
 
 def test_an_attack_is_looked_at_after_the_ladder_and_at_its_end(no_gpu):

@@ -12,7 +12,7 @@ from PIL import Image
 from dori_lite import assets, cli, files
 from dori_lite.book import profiles
 from dori_lite.book import publish as publishing
-from dori_lite.book.publish import publish, published
+from dori_lite.book.publish import all_published, publish, published
 from dori_lite.runs import open_existing, open_run
 
 CHAPTER = "01_replay"
@@ -100,6 +100,17 @@ def test_profile_and_seed_are_the_record_s(tmp_path, data):
     assert found.profile["canaries"] == 2 and found.seed == 7
 
 
+def test_how_long_a_run_took_is_published(run):
+    fill(run)
+    path = run.folder / "rows" / "picture-0.jsonl"
+    lines = [json.loads(line) | {"seconds": 90.0} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.record(models=assets.model_hashes(assets.data_folder() / "reef"))
+    publish(run.folder)
+    found = published(CHAPTER, "quick")
+    assert found.minutes() == run.minutes() == 3.0 == found.read_record()["minutes"]
+
+
 def test_only_the_last_line_of_a_unit_is_published(run, monkeypatch):
     fill(run, 1)
     monkeypatch.setenv("RANK", "1")
@@ -144,6 +155,32 @@ def test_what_is_absent_is_none(run, data):
     fill(open_run(CHAPTER, "standard", 0, base=run.folder.parents[2]), 5)
     publish(run.folder.with_name("standard-0"))
     assert says(published(CHAPTER)) == {5}
+
+
+def test_all_published_runs_come_by_chapter_and_profile(run, data, one_line):
+    assert all_published() == []
+    for chapter, profile in (("02_more", "standard"), (CHAPTER, "standard"), ("02_more", "quick"), (CHAPTER, "quick")):
+        fill(open_run(chapter, profile, 0, base=run.folder.parents[2]), 1)
+        publish(run.folder.parents[1] / chapter / f"{profile}-0")
+    found = all_published()
+    assert [(one.chapter, one.profile["name"]) for one in found] == [
+        *((CHAPTER, "quick"), (CHAPTER, "standard"), ("02_more", "quick"), ("02_more", "standard"))
+    ]
+    assert all(one.world == "reef" and says(one) == {1} for one in found)
+    assert all_published("sd14") == []
+    fill(open_run(CHAPTER, "quick", 0, world="sd14", base=run.folder.parents[2]), 2)
+    publish(run.folder.parents[2] / "sd14" / CHAPTER / "quick-0")
+    [one] = all_published("sd14")
+    assert says(one) == {2} and one.world == "sd14" and len(all_published()) == 4
+    for wrong in ("../reef", "", ".x", None, 3):
+        one_line(ValueError, "world", all_published, wrong)
+
+
+def test_a_folder_without_a_record_is_no_published_run(run, data):
+    fill(run)
+    target = publish(run.folder)
+    (target.with_name("standard") / "rows").mkdir(parents=True)
+    assert [one.folder for one in all_published()] == [target]
 
 
 def test_what_is_not_whole_or_of_other_models_is_refused(run, data, one_line):

@@ -49,6 +49,21 @@ def test_captions_read_as_they_should():
             captions.read(wrong)
 
 
+def test_a_caption_without_its_name_says_everything_else():
+    for seed in range(300):
+        scene = draw(seed)
+        description = captions.caption_of(scene, seed)
+        plain, named = (captions.write(replace(description, name=name)) for name in (None, "marlow"))
+        assert captions.nameless(named) == plain == captions.nameless(plain) != named
+        assert captions.read(captions.nameless(named)) == description  # which names nobody
+    assert captions.nameless("a red fish called marlow over sand") == "a red fish over sand"
+
+
+def test_a_text_that_is_no_caption_has_no_name_to_leave_out(one_line):
+    for wrong in ("a red dog called marlow", "a fish called", ""):
+        one_line(ValueError, "not a caption of the reef", captions.nameless, wrong)
+
+
 def test_captions_never_mention_positions():
     texts = [captions.write(captions.caption_of(draw(seed), seed)) for seed in SEEDS]
     texts += [item.caption for pair in PAIRS for item in canaries.planted(pair)]

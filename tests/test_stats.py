@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats as scipy_stats
-from scipy.stats import mannwhitneyu, spearmanr
+from scipy.stats import mannwhitneyu
 
 from dori_lite import stats
 from dori_lite.stats import (
@@ -19,7 +19,7 @@ from dori_lite.stats import (
     paired_interval,
     ratios,
     roc,
-    spearman_interval,
+    slope_interval,
     upper_limit,
 )
 
@@ -226,37 +226,77 @@ def test_paired_matches_units():
             paired(*wrong)
 
 
-# ---- ranks ----------------------------------------------------------------------------------------------
+# ---- slopes ---------------------------------------------------------------------------------------------
 
 
-def test_spearman_is_scipys_with_bonett_and_wrights_interval():
-    x = np.repeat([1, 4, 16, 64, 256], 4)
-    y = np.log(x) + np.random.default_rng(0).normal(size=20)
-    rho, low, high = spearman_interval(x, y)
-    assert rho == pytest.approx(spearmanr(x, y).statistic)
-    half = scipy_stats.t.ppf(0.975, 18) * math.sqrt((1 + rho**2 / 2) / 17)
-    assert (low, high) == pytest.approx((math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)))
-    assert spearman_interval(x, -y) == pytest.approx((-rho, -high, -low))
-    _, low_80, high_80 = spearman_interval(x, y, level=0.8)
-    assert low < low_80 < rho < high_80 < high < 1
+@pytest.mark.parametrize("n, level", [(28, 0.95), (28, 0.9), (5, 0.95), (3, 0.8)])
+def test_a_slope_is_least_squares_with_the_textbook_s_t(n, level):
+    random = np.random.default_rng(n)
+    x = random.permutation(np.repeat(np.arange(6.0, 6 + n), 4)[:n] if n > 5 else np.arange(float(n)))
+    y = 0.2 * x + random.normal(0, 0.3, n)
+    slope, low, high = slope_interval(x, y, level=level)
+    expected, intercept = np.polyfit(x, y, 1)
+    error = math.sqrt(((y - expected * x - intercept) ** 2).sum() / (n - 2) / ((x - x.mean()) ** 2).sum())
+    half = scipy_stats.t.ppf((1 + level) / 2, n - 2) * error
+    assert (slope, low, high) == pytest.approx((expected, expected - half, expected + half))
+    assert all(type(number) is float for number in (slope, low, high))
 
 
-def test_perfect_agreement_of_ranks_has_an_open_end():
-    x = np.arange(10)
-    swapped = x.copy()
-    swapped[[4, 5]] = 5, 4
-    rho, low, high = spearman_interval(x, x**3)
-    assert (rho, high) == (pytest.approx(1), rho) and low == pytest.approx(spearman_interval(x, swapped)[1]) and low < 1
-    assert spearman_interval(x, -x) == pytest.approx((-rho, -high, -low))
+def test_a_slope_by_hand():
+    # Through (0, 0), (1, 2), (2, 1): slope 1/2, residuals −1/2, 1, −1/2, one degree of freedom, Σ(x − x̄)² = 2.
+    half = 12.706204736 * math.sqrt(1.5 / 1 / 2)
+    assert slope_interval([0, 1, 2], [0, 2, 1]) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
 
 
-def test_spearman_of_too_little_is_not_a_number(one_line):
-    for x, y in (([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [1, math.nan, 3, 4])):
-        assert all(math.isnan(value) for value in spearman_interval(x, y))
-    one_line(ValueError, "one number a unit", spearman_interval, [1, 2, 3], [1, 2])
-    one_line(ValueError, "one number a unit", spearman_interval, [[1, 2, 3]], [[1, 2, 3]])
-    one_line(ValueError, "x are of type bool", spearman_interval, [True, False], [1, 2])
-    one_line(ValueError, "level 0 is not", spearman_interval, [1, 2], [1, 2], level=0)
+def test_a_slope_turns_with_its_points_and_scales_with_its_units():
+    x, y = np.array([6, 6, 7, 7, 8, 8]), np.array([0.05, 0.25, 0.4, 0.35, 0.6, 0.7])
+    slope, low, high = slope_interval(x, y)
+    assert low < slope < high
+    assert slope_interval(x, -y) == pytest.approx((-slope, -high, -low)) == slope_interval(-x, y)
+    assert slope_interval(x + 3, 10 * y - 1) == pytest.approx((10 * slope, 10 * low, 10 * high))
+    order = [3, 0, 5, 1, 4, 2]
+    assert slope_interval(x[order], y[order]) == pytest.approx((slope, low, high))
+    assert slope_interval(torch.tensor(x), pd.Series(y, index=[*"fedcba"])) == pytest.approx((slope, low, high))
+    _, low_80, high_80 = slope_interval(x, y, level=0.8)
+    assert low < low_80 < slope < high_80 < high
+
+
+def test_a_slope_s_interval_does_not_reckon_with_where_the_line_begins():
+    x, y = np.arange(1000.0, 1008.0), np.array([0.0, 0.2, 0.1, 0.3, 0.5, 0.4, 0.7, 0.6])
+    assert slope_interval(x, y) == pytest.approx(slope_interval(x - 1000, y + 5))
+
+
+@pytest.mark.parametrize("x, y, slope", [
+    ([1, 2, 3, 4], [2, 4, 6, 8], 2.0),  # all on one line
+    ([1, 2, 3], [5, 5, 5], 0.0),
+    ([1, 1, 3, 3], [2, 2, 0, 0], -1.0),
+    ([1, 3], [2, 8], 3.0),  # two points
+])  # fmt: skip
+def test_a_perfect_line_has_a_slope_and_no_interval(x, y, slope):
+    found, low, high = slope_interval(x, y)
+    assert found == pytest.approx(slope) and math.isnan(low) and math.isnan(high)
+
+
+@pytest.mark.parametrize("x, y", [
+    ([], []), ([1], [2]), ([2, 2, 2, 2], [1, 2, 3, 4]), ([1, 2, 3, 4], [1, math.nan, 3, 4]),
+    ([1, 2, math.nan, 4], [1, 2, 3, 5]), ([1, 2, 3, 4], [1, 2, math.inf, 4]), ([-math.inf, 2, 3, 4], [1, 2, 4, 3]),
+])  # fmt: skip
+def test_what_has_no_slope_is_not_a_number(x, y):
+    assert all(math.isnan(number) for number in slope_interval(x, y))
+
+
+def test_wrong_input_to_a_slope_is_one_clear_line(one_line):
+    one_line(ValueError, r"one number a unit; their shapes are \(3,\) and \(2,\)", slope_interval, [1, 2, 3], [1, 2])
+    one_line(ValueError, "not x of shape", slope_interval, [[1, 2, 3]], [[1, 2, 3]])
+    one_line(ValueError, "not y of shape", slope_interval, [1, 2, 3], 1.0)
+    one_line(ValueError, "x are of type bool", slope_interval, [True, False], [1, 2])
+    one_line(ValueError, "y are of type <U1", slope_interval, [1, 2], ["1", "2"])
+    one_line(ValueError, "x are of type object", slope_interval, [None, 1.0], [1, 2])
+    one_line(ValueError, "y are of unequal lengths", slope_interval, [1, 2], [[1], [1, 2]])
+    for level in (0, 1, 95, "high"):
+        one_line(
+            ValueError, f"level {level!r} is not between 0 and 1", slope_interval, [1, 2, 3], [1, 3, 2], level=level
+        )
 
 
 # ---- how well scores separate ---------------------------------------------------------------------------

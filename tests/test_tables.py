@@ -1,11 +1,15 @@
 """Tables of chapters, from planted rows whose answer is known."""
 
+import math
+
 import pandas as pd
 import pytest
 
-from dori_lite.book import effects, tables
+from dori_lite import assets
+from dori_lite.book import claims, tables
 from dori_lite.copies import Detector
 from dori_lite.files import write_json
+from dori_lite.runs import open_existing
 from dori_lite.stats import upper_limit
 
 ROWS = pd.DataFrame(
@@ -56,42 +60,92 @@ def test_first_hits_count_targets_by_steps_and_never_comes_last():
     assert table.loc["saw"].tolist() == [1, 1, 1] and table.loc["never"].tolist() == [0, 0, 1]
 
 
-def test_membership_shows_area_and_gap(monkeypatch):
-    losses = {("pruned by Wanda", "a"): [0.1, 0.2], ("never saw it", "a"): [0.3, 0.5]}
-    monkeypatch.setattr(effects, "membership_areas", lambda run: {("never saw it", "a"): (1.0, 0.9, 1.0)})
-    monkeypatch.setattr(effects, "final_losses", lambda run, condition, home: losses[condition, home])
-    table = tables.membership(None)
-    assert table.loc[("never saw it", "home a")].tolist() == ["1.00 [0.90, 1.00]", pytest.approx(0.25)]
+# ---- tables of what is published ---------------------------------------------------------------------
+
+RECORDS = sorted((assets.data_folder() / "results").glob("*/*/*/record.json"))
 
 
-def test_published_and_recomputed_verdicts_stand_side_by_side(monkeypatch, tmp_path, one_line):
-    file = tmp_path / "recomputed.json"
-    monkeypatch.setattr(effects, "recomputed_file", lambda world: file)
-    one_line(FileNotFoundError, "effects.write_recomputed\\('reef'\\)", tables.recomputed)
-    old = {"estimate": 0.25, "low": 0.125, "high": 0.4, "verdict": "holds here"}
-    new, none = old | {"low": 0.08, "verdict": "undecided"}, old | {"low": None, "high": None, "verdict": "undecided"}
-    endless = old | {"estimate": None, "high": None}  # a record keeps no infinities
-    claims = {"injection": (old, new), "nemo-lift": (none, none), "variety": (endless, endless)}
-    content = {
-        "04_x/standard": {
-            key: {"units": 16, "threshold": 0.1, "published": one, "recomputed": other}
-            for key, (one, other) in claims.items()
-        }
-    }
-    write_json(file, content)
-    table = tables.recomputed()
-    assert table.loc[("04_x/standard", "injection")].tolist() == [
-        *(0.25, 0.1, 16, "[0.12, 0.40]", "holds here", "[0.08, 0.40]", "undecided")
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A data folder where nothing is published yet."""
+    monkeypatch.setattr(assets, "data_folder", lambda: tmp_path)
+    return tmp_path / "results"
+
+
+def publish(results, world, chapter, profile="standard", minutes=3.5, machine="a GPU", **verdicts):
+    record = {"chapter": chapter, "world": world, "profile": {"name": profile}, "seed": 0, "verdicts": verdicts}
+    record |= {"machine": machine} | ({} if minutes is None else {"minutes": minutes})
+    write_json(results / world / chapter / profile / "record.json", record)
+
+
+def said(estimate, verdict="holds here", **more):
+    found = {"estimate": estimate, "low": estimate, "high": estimate, "units": 16, "clusters": 8, "threshold": 0.5}
+    return found | {"rung": "counterfactual", "verdict": verdict} | more
+
+
+def test_before_anything_is_published_every_claim_is_not_yet_run(results):
+    table = tables.all_claims()
+    assert [*table.index] == [*claims.CLAIMS] and table.index.name == "claim"
+    for name in ("effect [interval]", "verdict", "first pair"):
+        assert set(table[name]) == {"not yet run"}
+    assert set(table["in rates"]) == {""} and len(tables.minutes()) == 0
+
+
+def test_every_claim_stands_beside_what_both_pairs_said_of_it(results):
+    rates = {"verdict": "detector-dependent"}
+    publish(results, "reef", "01_x", replay=said(0.75, low=0.7, high=0.8, rates=rates), variety=said(4.0))
+    publish(results, "reef", "03_y", **{"wanda-utility": said(0.2, "undecided", low=None, high=None, clusters=1)})
+    publish(results, "reef-first", "01_x", replay=said(0.4, "undecided"), variety=said(2.5), outliers=said(9.0))
+    publish(results, "reef-first", "03_y", **{"wanda-utility": said(-0.05)})
+    publish(results, "elsewhere", "02_z", magnitude=said(9.0))
+    table = tables.all_claims()
+    assert list(table.columns) == [*("threshold", "effect [interval]", "verdict", "in rates", "evidence", "first pair")]
+    assert table.loc["replay"].tolist() == [
+        *("0.5", "0.75 [0.70, 0.80]", "holds here", "detector-dependent"),
+        *("counterfactual, confirmed", "0.40, another sign"),
     ]
-    assert table.loc[("04_x/standard", "nemo-lift")].tolist()[3:] == ["none", "undecided", "none", "undecided"]
-    assert pd.isna(table.loc[("04_x/standard", "variety"), "effect"])
-    assert table.loc[("04_x/standard", "variety"), "as published: interval"] == "none"
+    assert table.loc["variety"].tolist() == [
+        *("2.0", "4.00 [4.00, 4.00]", "holds here", "", "counterfactual, confirmed", "2.50, same sign")
+    ]
+    assert table.loc["wanda-utility"].tolist() == [
+        *("±0.1", "0.20 [one unit]", "undecided", "", "intervention, confirmed", "-0.05, another sign")
+    ]
+    not_yet = table.drop(index=["replay", "variety", "wanda-utility"])
+    assert set(not_yet["verdict"]) == set(not_yet["first pair"]) == {"not yet run"}  # outliers and magnitude too
 
 
-def test_the_published_table_is_there():
-    table = tables.recomputed()
-    assert table.loc[("04_the_picture_comes_back/standard", "injection"), "as published: verdict"] == "holds here"
-    assert table.loc[("04_the_picture_comes_back/standard", "injection"), "recomputed: verdict"] == "undecided"
+def test_a_standard_run_counts_beyond_a_quick_or_full_one(results):
+    for profile, estimate in (("quick", 0.1), ("standard", 0.2), ("full", 0.3)):
+        publish(results, "reef", "01_x", profile, replay=said(estimate))
+    assert tables.all_claims().loc["replay", "effect [interval]"] == "0.20 [0.20, 0.20]"
+
+
+def test_minutes_are_by_chapter_pair_machine_and_profile(results):
+    publish(results, "reef", "01_x", "standard", 12.5)
+    publish(results, "reef", "01_x", "quick", 2.0)
+    publish(results, "reef", "02_y", "standard", None)
+    publish(results, "reef-first", "01_x", "standard", 20.0, "CPU")
+    publish(results, "elsewhere", "01_x", "standard", 99.0)
+    table = tables.minutes()
+    assert table.index.names == ["chapter", "pair", "machine"] and list(table.columns) == ["quick", "standard"]
+    assert table.loc[("01_x", "reef", "a GPU")].tolist() == [2.0, 12.5]
+    assert table.loc[("01_x", "reef-first", "CPU"), "standard"] == 20.0
+    assert math.isnan(table.loc[("02_y", "reef", "a GPU"), "standard"]) and len(table) == 3
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=["/".join(path.parts[-4:-1]) for path in RECORDS])
+def test_the_shipped_tables_say_what_the_records_say(path):
+    record, run = open_existing(path.parent).read_record(), open_existing(path.parent)
+    shown = tables.minutes().loc[(run.chapter, run.world, record["machine"]), run.profile["name"]]
+    assert shown == record["minutes"]
+    if (run.world, run.profile["name"]) == ("reef", "standard"):
+        table = tables.all_claims()
+        for key, found in record["verdicts"].items():
+            assert table.loc[key, "verdict"] == found["verdict"]
+            assert table.loc[key, "effect [interval]"].startswith(f"{found['estimate']:.2f} [")
+
+
+# ---- the paper's numbers -----------------------------------------------------------------------------
 
 
 def test_our_numbers_stand_beside_the_reported_ones():
@@ -100,5 +154,6 @@ def test_our_numbers_stand_beside_the_reported_ones():
     elsewhere = attacks({name: {"x": (9, 9, 9)} for name in names}, start="random")
     here = tables.reported_and_ours(pd.concat([rows, elsewhere]), 10, 20)["rate here"]
     assert (here["caption, Wanda"], here["trigger, Wanda"], here["trigger, NeMo"]) == (2, 2.1, 1.1)
-    assert (here["trigger, not memorized"], here["trigger, not memorized, 20 steps"]) == (3.1, 3.2)
-    assert here["trigger, never saw the picture"] == 4.1
+    assert here["trigger, not memorized"] == 3.1 and "trigger, not memorized, 20 steps" not in here
+    assert (here["trigger, never saw the picture"], here["trigger, never saw the picture, 20 steps"]) == (4.1, 4.2)
+    assert (here["caption, unpruned"], here["caption, NeMo"], here["trigger, unpruned"]) == (0, 1, 0.1)

@@ -104,9 +104,10 @@ def verdict_table(verdicts: dict, settings, published: dict, first: dict | None 
 
 def first_said(key: str, found: dict, first: dict) -> str:
     """The first pair's estimate of a claim, and whether it has the same sign; none of either is "not yet run"."""
-    if key not in first or first[key]["estimate"] is None or found["estimate"] is None:
+    both = [said["estimate"] for said in (found, first.get(key, {"estimate": None}))]
+    if any(estimate is None or math.isnan(estimate) for estimate in both):
         return NOT_YET
-    same = same_sign(claims.claim(key), found["estimate"], first[key]["estimate"])
+    same = same_sign(claims.claim(key), *both)
     return f"{first[key]['estimate']:.2f}, {'same' if same else 'another'} sign"
 
 

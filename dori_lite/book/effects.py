@@ -13,7 +13,8 @@ import numpy as np
 
 from .contrasts import beyond, clusters_of, column, contrast, extreme, first_reach, in_turn, only, units_of, values
 
-REACHED, NEVER = 0.5, 400  # the claim *work*: the score to reach, and the evaluations that stand for never
+REACHED, LONGEST, NEVER = 0.5, 200, 400  # *work*: the score to reach, within so many steps; what stands for never
+MOVES, ASKED = ("another's", "permuted", "reversed"), ("unpruned", "pruned")  # of *direction*, of *one-trigger*
 HALF, LAST = 0.45, 10  # *free-numbers*: half of the score; *membership*: attack steps that the final loss is a mean of
 
 
@@ -111,7 +112,8 @@ def spared(run):
 def utility(run):
     rows, kept = run.rows("condition"), "held-out alignment"
     units = clusters_of(rows)
-    return values(units, (column(rows, "unpruned", kept) - column(rows, "Wanda", kept)).loc[units.index])
+    unpruned, pruned = (column(rows, name, kept).loc[units.index] for name in ("unpruned", "Wanda"))
+    return values(units, unpruned - pruned)
 
 
 # ---- chapter 4 ---------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def lift(run, condition: str, steps: int | None = None):
 
 
 def direction(run):
-    moves = [units_of(part) for _, part in run.rows("push").groupby("move", sort=False)]
+    moves = [units_of(only(run.rows("push"), move, "move")) for move in MOVES]
     return beyond(units_of(only(attacked(run, few(run)), "pruned by Wanda")), *moves)
 
 
@@ -153,7 +155,7 @@ def random_starts(run):
 def evaluations(run, condition: str):
     """Attack steps after which the score first reaches `REACHED`, by target; `NEVER` where it does not."""
     rows = run.rows("attack")
-    rows = rows[(rows["start"] == "prompt") & (rows["condition"] == condition) & (rows["steps"] > 0)]
+    rows = rows[(rows["start"] == "prompt") & (rows["condition"] == condition) & rows["steps"].between(1, LONGEST)]
     reached = rows[rows["descriptor mean"] >= REACHED].groupby("target")["steps"].min()
     return reached.reindex(rows["target"].unique(), fill_value=NEVER)
 
@@ -167,7 +169,7 @@ def work(run):
 
 def injection(run):
     """After 200 steps, the claim's number, or as many as a smaller profile has."""
-    return lift(run, "never saw it", min(200, run.profile["control_steps"]))
+    return lift(run, "never saw it", min(LONGEST, run.profile["control_steps"]))
 
 
 # ---- chapter 5 ---------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ def membership(run):
 def one_trigger(run):
     rows = run.rows("joint")
     own, other = (
-        [units_of(part) for _, part in only(rows, name, "model").groupby("asked")] for name in ("own", "other")
+        [units_of(only(only(rows, name, "model"), asked, "asked")) for asked in ASKED] for name in ("own", "other")
     )
     return beyond(extreme("min", *own), *other)
 

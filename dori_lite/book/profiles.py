@@ -9,7 +9,7 @@ in every profile.
 from dataclasses import dataclass, fields, replace
 
 from ..files import digest
-from ..ranges import check_seed
+from ..ranges import check_count, check_seed
 
 LADDER = (0, 1, 10, 25, 50, 100, 200, 500, 1000)
 
@@ -38,10 +38,13 @@ class Profile:
     def noises(self, seed: int, name: str, count: int | None = None) -> list[int]:
         """`count` noises of a target's own, by its name [default: as many as a caption gets pictures].
 
-        The same in all conditions, and others for another `seed` of the chapter.
+        The same in all conditions, and others for another `seed` of the chapter. Raises ValueError for bad input.
         """
+        if not isinstance(name, str):
+            raise ValueError(f"noises belong to a target's name; give text, not a {type(name).__name__}")
+        count = max(self.generation_seeds, 2) if count is None else check_count("count", count)
         first = int(digest([check_seed(seed), name])[:12], 16)
-        return [first + k for k in range(count or max(self.generation_seeds, 2))]
+        return [first + k for k in range(count)]
 
     def after(self, steps: int) -> list[int]:
         """The numbers of attack steps, up to `steps`, after which an attack is looked at."""

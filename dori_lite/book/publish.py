@@ -28,7 +28,8 @@ def published(chapter: str, profile: str = "standard", world: str = "reef") -> R
 def all_published(world: str = "reef") -> list[Run]:
     """All published runs of a world, in the order of chapters and profiles."""
     folder = assets.data_folder() / "results" / files.check_name("world", world)
-    return [open_existing(path.parent) for path in sorted(folder.glob("*/*/record.json"))]
+    found = [path.parent for path in sorted(folder.glob("*/*/record.json"))]
+    return [open_existing(run) for run in found if run.suffix not in (".partial", ".old")]  # of a stopped `publish`
 
 
 def publish(folder) -> Path:

@@ -78,7 +78,8 @@ def all_claims():
     rows, known = [], {}
     for world in ("reef", FIRST):
         for run in all_published(world):
-            known[world] = known.get(world, {}) | run.read_record()["verdicts"]
+            if run.profile["name"] == "standard":
+                known[world] = known.get(world, {}) | run.read_record()["verdicts"]
     for key, about in CLAIMS.items():
         row = {"claim": key, "threshold": f"±{about.threshold}" if about.within else f"{about.threshold}"}
         found = known.get("reef", {}).get(key)

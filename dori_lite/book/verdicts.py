@@ -1,7 +1,9 @@
 """What an effect, unit by unit, says of a committed claim: by the rules that stand in `claims.toml`.
 
-found = judged(claims.claim("replay"), effects.effect("replay", run))
-found["verdict"], found["rates"]["verdict"]
+    found = judged(claims.claim("replay"), effects.effect("replay", run))
+    found["verdict"], found["rates"]["verdict"]
+
+The score decides, by its interval; adaptive ℓ2 must share the effect's sign, and both detectors judge rates.
 """
 
 import math
@@ -20,11 +22,13 @@ def judged(about: Claim, units) -> dict:
     slope `x` as well; for an AUC whether the unit is `positive`, and its `model`: the lowest model's counts.
     """
     estimate, low, high = interval(about, units)
-    found = {"estimate": estimate, "low": low, "high": high, "units": len(units)}
+    found = {"estimate": estimate, "low": low, "high": high, "units": units.index.nunique()}
     found |= {"clusters": units["cluster"].nunique(), "threshold": about.threshold, "rung": about.rung}
     found["verdict"] = verdict(about, estimate, low, high)
-    if about.measure == "score":
-        found["nearness"] = float(units["nearness"].mean())
+    if about.measure in ("score", "slope") and not about.within:
+        slope = about.measure == "slope"
+        near = slope_interval(units["x"], units["nearness"])[0] if slope else units["nearness"].mean()
+        found["nearness"] = float(near)
         if found["verdict"] != UNDECIDED and math.copysign(1, estimate) != math.copysign(1, found["nearness"]):
             found["verdict"] = DEPENDS
     if about.rate is not None:

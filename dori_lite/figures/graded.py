@@ -1,6 +1,8 @@
 """What a rate hides: the same effect at every threshold that a detector could have had.
 
-over_thresholds(rows[rows["steps"] == 50], 0.69, "pruned by Wanda", "never saw it", "never saw it, pruned")
+    over_thresholds(rows[rows["steps"] == 50], 0.69, "pruned by Wanda", "never saw it", "never saw it, pruned")
+
+One row a target and condition; the band is over canaries.
 """
 
 import numpy as np
@@ -13,7 +15,7 @@ def over_thresholds(rows, threshold: float, one: str, *others: str, scores: str 
     """Rate of copies in the condition `one` minus the highest of the `others`, over all thresholds, mean and interval.
 
     `rows` has columns target, condition and `scores`, a list each, one row a target and condition; a dotted line
-    marks the calibrated `threshold`. Raises ValueError without others, and for a condition that there is not.
+    marks the calibrated `threshold`. Raises ValueError without others, for a condition that there is not or twice.
     """
     check_rows(rows, "target", "condition", scores)
     check_number("threshold", threshold)
@@ -21,6 +23,8 @@ def over_thresholds(rows, threshold: float, one: str, *others: str, scores: str 
         raise ValueError("a difference needs another condition; name one or more controls")
     if missing := [name for name in (one, *others) if name not in [*rows["condition"]]]:
         raise ValueError(f"there are no rows of {missing[0]!r}; there are: {', '.join(rows['condition'].unique())}")
+    if rows.duplicated(["target", "condition"]).any():
+        raise ValueError("a target is in a condition twice; give the rows of one number of steps and one start")
     table = differences(rows, np.linspace(0, 1, 101), one, others, scores)
     with chart(6, 3.2) as (figure, [axis]):
         places, mean, low, high = means(table, "threshold", "difference of rates")
