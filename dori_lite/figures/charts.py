@@ -65,7 +65,7 @@ def exposure_curve(rows, score: str, threshold: float):
         axis.text(rows["exposures"].min(), threshold, "copy from here on", va="bottom", fontsize=8)
         ticks = sorted(rows["exposures"].unique())
         axis.set_xscale("log")
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set_xticks(ticks, [str(tick) for tick in ticks], rotation=60)
         axis.minorticks_off()
         axis.set(xlabel="exposures of the picture in its own twin", ylabel=score, ylim=(None, 1.05))
         axis.legend(loc="center left")
