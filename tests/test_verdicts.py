@@ -140,9 +140,12 @@ def test_a_slope_is_a_regression_on_exposures():
         ends = [found[name] for name in ("estimate", "low", "high")]
         assert ends == pytest.approx([0.25, 0.25 - half, 0.25 + half])
         assert found["verdict"] == (FAILS if within else HOLDS)  # above 0.1, and outside of ±0.1
-        assert (found["units"], found["clusters"]) == (6, 6) and "nearness" not in found
+        assert (found["units"], found["clusters"]) == (6, 6) and ("nearness" in found) != within
     assert verdicts.judged(claim(measure="slope", threshold=0.4), graded())["verdict"] == FAILS
     assert verdicts.judged(claim(measure="slope", threshold=0.3), graded())["verdict"] == UNDECIDED
+    falling = graded().assign(nearness=[2.0, 2.0, 1.0, 1.0, 0.0, 0.0])
+    found = verdicts.judged(claim(measure="slope", threshold=0.1), falling)
+    assert found["nearness"] == pytest.approx(-1.0) and found["verdict"] == DEPENDS
     flat = graded().assign(value=[0.02, 0.0, 0.01, 0.01, 0.0, 0.02])
     assert verdicts.judged(claim(measure="slope", threshold=0.03, within=True), flat)["verdict"] == HOLDS
 

@@ -10,12 +10,13 @@ raise ValueError for rows that lack a column, for none, and for a threshold that
 import numpy as np
 import seaborn as sns
 
-from ..ranges import check_list, check_mapping, check_number, check_rows
+from ..ranges import check_list, check_mapping, check_number, check_positive, check_rows
 from . import style
 from .style import BLUE, COPY, PALETTE, RELATIONS, chart, known_only, legend_above, name_rows, shared_legend, styles
 
 COPIES = "share of pictures that are copies"
-STARTS = {"prompt": "from the caption", "random": "from random numbers"}  # where an attack starts
+PANELS = {"prompt": "from the caption", "random": "from random numbers"}  # where an attack starts
+PANELS |= {"a": "pictures of twin A", "b": "pictures of twin B"}
 OVER = {"steps": "attack steps", "k": "directions in which the embedding may move"}
 
 
@@ -143,7 +144,7 @@ def rate_curves(rows, value="descriptor rate", panels="start", threshold=None, l
             axis.set_xscale("symlog", linthresh=5, linscale=0.5)
             axis.set_xticks(steps, [str(n) for n in steps])
             axis.minorticks_off()
-            axis.set(title=STARTS.get(side, side) if panels == "start" else side, xlabel=OVER.get(over, over))
+            axis.set(title=PANELS.get(side, side), xlabel=OVER.get(over, over))
             if threshold is not None:
                 axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         axes[0].set_ylabel(label or COPIES)
@@ -151,26 +152,26 @@ def rate_curves(rows, value="descriptor rate", panels="start", threshold=None, l
     return figure
 
 
-def scatter_detectors(rows, threshold: float):
+def scatter_detectors(rows, threshold: float, other: float = 1.0):
     """The two copy detectors against each other, one point a picture; the shaded corner is where both say "copy".
 
     `rows` has columns model ("own twin", "other twin", "parent") and the detectors' scores, each a list over a row's
-    pictures: descriptor (a cosine, with its `threshold`) and adaptive l2 (1 / ratio). Raises ValueError for another
-    model.
+    pictures: descriptor (a cosine, with its `threshold`) and adaptive l2 (1 / ratio, with the `other`). Raises
+    ValueError for another model.
     """
     check_rows(rows, "model", "descriptor", "adaptive l2"), known_only(rows["model"], RELATIONS)
-    threshold = check_number("threshold", threshold)
+    threshold, bar = check_number("threshold", threshold), 1 / check_positive("other threshold", other)
     points = rows[["model", "descriptor", "adaptive l2"]].explode(["descriptor", "adaptive l2"])
     points = points.astype({"descriptor": float, "adaptive l2": float})
     with chart(5.6, 3.8) as (figure, [axis]):
-        axis.fill_between([0, 1], threshold, 1.05, facecolor="#dddddd", zorder=0)
+        axis.fill_between([0, bar], threshold, 1.05, facecolor="#dddddd", zorder=0)
         for model, (colour, marker, _) in styles(RELATIONS).items():
             part = points[points["model"] == model]
             across, up = 1 / part["adaptive l2"], part["descriptor"]
             axis.scatter(across, up, color=colour, marker=marker, s=26, label=model, alpha=0.8)
-        axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
+        axis.axvline(bar, color="black", linewidth=0.8, linestyle="--")
         axis.axhline(threshold, color="black", linewidth=0.8, linestyle="--")
-        axis.set(xlabel="adaptive ℓ2 to the planted picture (copy below 1)", ylabel="descriptor's cosine (copy above)")
+        axis.set(xlabel=f"adaptive ℓ2 to the picture (copy up to {bar:.2f})", ylabel="descriptor's cosine (copy above)")
         axis.set(ylim=(min(-0.05, points["descriptor"].min() - 0.05), 1.05), xlim=(0, None))
         axis.legend()
     return figure
@@ -183,16 +184,15 @@ def strips(rows, value: str, group: str, hue: str | None = None, label: str | No
     """
     check_rows(rows, value, group, *([] if hue is None else [hue]))
     with chart(6.2, 0.55 * rows[group].nunique() + 1.3, left=False) as (figure, [axis]):
-        shown = {"color": BLUE}
-        if hue is not None:
-            palette = {name: colour for name, (colour, _, _) in styles(rows[hue]).items()}
-            shown = {"hue": hue, "dodge": True, "palette": palette}
+        palette = {} if hue is None else {name: colour for name, (colour, _, _) in styles(rows[hue]).items()}
+        shown = {"color": BLUE} if hue is None else {"hue": hue, "dodge": True, "palette": palette}
         sns.stripplot(rows, x=value, y=group, ax=axis, alpha=0.8, size=5, jitter=0.18, **shown)
         for k, name in enumerate(dict.fromkeys(rows[group])):
             median = rows.loc[rows[group] == name, value].median()
             axis.plot([median, median], [k - 0.35, k + 0.35], color="black", linewidth=1.6, zorder=5)
         name_rows(axis, [text.get_text() for text in axis.get_yticklabels()])
         axis.set(xlabel=label or value, ylabel="")
+        axis.locator_params(axis="x", nbins=7)
         if hue is not None:
             legend_above(axis)
     return figure
