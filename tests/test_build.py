@@ -171,7 +171,29 @@ def test_the_command_hands_on_what_it_is_asked(root, monkeypatch, capsys, only, 
     with pytest.raises(SystemExit) as done:
         cli.main()
     assert not done.value.code and "Open " in capsys.readouterr().out
-    assert calls == [(SLUG, "standard", 2, force, root), *([] if only else [("site", "standard", root)])]
+    assert calls == [(SLUG, "standard", 2, force, root, "reef"), *([] if only else [("site", "standard", root)])]
+
+
+def test_of_another_world_the_chapters_that_ask_for_one_are_run_and_no_site_is_built(root, monkeypatch, capsys):
+    asks = root / "book" / "chapters" / f"{SLUG}.ipynb"
+    notebook = nbformat.read(asks, 4)
+    monkeypatch.setattr(build, "checkout", lambda: root)
+    monkeypatch.setattr(build, "site", lambda *rest: pytest.fail("a site was built"))
+    with pytest.raises(ValueError, match="no world called 'sea'; there are: reef, reef-first"):
+        build.execute(asks, world="sea", root=root)
+    assert not build.asks_where(asks)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source += '\nwhere = "reef"'
+    notebook.cells.append(nbformat.v4.new_code_cell("print('in', where)"))
+    nbformat.write(notebook, asks)
+    assert build.asks_where(asks)
+    build.build(world="reef-first")
+    done = root / "_build" / "executed" / "reef-first-quick" / asks.name
+    assert "in reef-first" in done.read_text() and done.as_posix() in capsys.readouterr().out
+    assert build.times(root)["reef-first-quick"].keys() == {SLUG}
+    assert build.key(asks, "quick", 0) != build.key(asks, "quick", 0, "reef-first")
+    assert "in reef" in build.execute(asks, root=root).read_text()
 
 
 def test_widgets_stay_out_of_the_site(root):

@@ -199,7 +199,7 @@ def test_rate_curves_run_through_the_means():
 def test_rate_curves_show_any_column_as_panels():
     rows = curve_rows().rename(columns={"descriptor rate": "score"}).assign(home=["a"] * 12 + ["prompt"] * 6)
     figure = charts.rate_curves(rows, "score", "home", label="mean score")
-    assert [axis.get_title() for axis in figure.axes] == ["a", "prompt"]
+    assert [axis.get_title() for axis in figure.axes] == ["pictures of twin A", "prompt"]
     assert figure.axes[0].get_ylabel() == "mean score"
 
 

@@ -15,8 +15,8 @@ from . import style
 from .style import BLUE, COPY, PALETTE, RELATIONS, chart, known_only, legend_above, name_rows, shared_legend, styles
 
 COPIES = "share of pictures that are copies"
-PANELS = {"prompt": "from the caption", "random": "from random numbers"}  # where an attack starts
-PANELS |= {"a": "pictures of twin A", "b": "pictures of twin B"}
+PANELS = {"start": {"prompt": "from the caption", "random": "from random numbers"}}
+PANELS |= {"home": {"a": "pictures of twin A", "b": "pictures of twin B"}}
 OVER = {"steps": "attack steps", "k": "directions in which the embedding may move"}
 
 
@@ -144,7 +144,7 @@ def rate_curves(rows, value="descriptor rate", panels="start", threshold=None, l
             axis.set_xscale("symlog", linthresh=5, linscale=0.5)
             axis.set_xticks(steps, [str(n) for n in steps])
             axis.minorticks_off()
-            axis.set(title=PANELS.get(side, side), xlabel=OVER.get(over, over))
+            axis.set(title=PANELS.get(panels, {}).get(side, side), xlabel=OVER.get(over, over))
             if threshold is not None:
                 axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         axes[0].set_ylabel(label or COPIES)
