@@ -241,13 +241,13 @@ def test_the_limit_counts_everything(run, data, too_much, monkeypatch):
     if not too_much:
         assert publish(run.folder) == target
     else:
-        with pytest.raises(ValueError, match="limit 2 MB"):
+        with pytest.raises(ValueError, match="limit 2.5 MB"):
             publish(run.folder)
         assert list(target.parent.iterdir()) == []
 
 
 def test_the_limit_is_two_megabytes():
-    assert publishing.PUBLISHED_BYTES == 2_000_000
+    assert publishing.PUBLISHED_BYTES == 2_500_000
 
 
 def test_a_world_whose_weights_are_not_here_need_only_name_them(tmp_path, data, one_line):
@@ -350,8 +350,8 @@ def test_what_a_kill_left_is_no_part_of_the_next_one(run, data, one_line):
 
     target.rename(old)  # killed while the new one took its place: it comes back, whatever the next one does
     for _ in run.todo("noise", k=[0]):
-        run.keep({"x": "x" * 2_000_000})
-    one_line(ValueError, "limit 2 MB", publish, run.folder)
+        run.keep({"x": "x" * 2_500_000})
+    one_line(ValueError, "limit 2.5 MB", publish, run.folder)
     assert says(open_existing(target)) == {2} and [path.name for path in target.parent.iterdir()] == ["quick"]
 
 

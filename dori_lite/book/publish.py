@@ -15,7 +15,7 @@ from .. import assets, files
 from ..files import slug
 from ..runs import Run, open_existing
 
-PUBLISHED_BYTES = 2_000_000
+PUBLISHED_BYTES = 2_500_000
 
 
 def published(chapter: str, profile: str = "standard", world: str = "reef") -> Run | None:
@@ -37,7 +37,7 @@ def publish(folder) -> Path:
 
     Raises FileNotFoundError without a record, and ValueError when the record's models are not the ones shipped in
     `data/<world>` (a world whose weights are not ours must only name them), when there are no rows, or when it would
-    take more than 2 MB. Stopped anywhere, what was published before stays or the new run stands; publish it again.
+    take more than 2.5 MB. Stopped anywhere, what was published before stays or the new run stands; publish it again.
     """
     run = open_existing(folder)
     record = run.read_record()
@@ -63,7 +63,7 @@ def publish(folder) -> Path:
             shutil.copyfile(path, partial / "images" / path.name)
         size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
         if size > PUBLISHED_BYTES:
-            cure = "keep fewer or smaller pictures (limit 2 MB)"
+            cure = "keep fewer or smaller pictures (limit 2.5 MB)"
             raise ValueError(f"{run.folder} would publish {size / 1e6:.1f} MB; {cure}")
     assets.record(assets.data_folder() / "results", name)
     return target
