@@ -89,7 +89,8 @@ LEFT_OUT = {
         figures.style.name_rows figures.style.legend_above figures.style.shared_legend figures.charts.bars
         figures.graded.differences figures.explorer.as_widgets figures.explorer.as_html assets.found assets.record
         assets.settle assets.download files.restore files.append files.to_numpy files.slug units.key units.named
-        stamps.code_of_rows stamps.code_only stamps.move_if_stale book.effects.ratio_of book.effects.half_memory
+        stamps.code_of_rows stamps.code_only stamps.move_if_stale book.effects.ratio_of
+        book.effects.side_by_side book.effects.half_memory
         book.effects.attacked book.effects.lift book.effects.evaluations book.effects.work book.effects.injection
         book.effects.dimensions book.effects.final_losses book.contrasts.units_of book.contrasts.beyond
         book.contrasts.extreme book.contrasts.values book.contrasts.column book.contrasts.clusters_of

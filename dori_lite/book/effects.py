@@ -31,11 +31,15 @@ def effect(key: str, run):
         raise ValueError(f"{run.folder} lacks {error} that {key} is made of; execute its chapter to the end") from error
 
 
+def side_by_side(rows, kept: str, by: str, *names: str):
+    """Units without values, and what `kept` is in each condition of the column `by`, in their order."""
+    units = clusters_of(rows)
+    return units, *(column(rows, name, kept, by).loc[units.index] for name in names)
+
+
 def ratio_of(run, kind: str, kept: str, one: str, other: str):
     """`kept` of the model `one` ÷ that of the `other`."""
-    rows = run.rows(kind)
-    units = clusters_of(rows)
-    one, other = (column(rows, name, kept, "model").loc[units.index] for name in (one, other))
+    units, one, other = side_by_side(run.rows(kind), kept, "model", one, other)
     return values(units, one / other)
 
 
@@ -93,9 +97,7 @@ def detected(run):
 
 
 def outliers(run):
-    rows = run.rows("outliers")
-    units = clusters_of(rows)
-    own, other = (column(rows, name, "z", "twin").loc[units.index] for name in ("own twin", "other twin"))
+    units, own, other = side_by_side(run.rows("outliers"), "z", "twin", "own twin", "other twin")
     return values(units, own - other)
 
 
@@ -110,9 +112,8 @@ def spared(run):
 
 
 def utility(run):
-    rows, kept = run.rows("condition"), "held-out alignment"
-    units = clusters_of(rows)
-    unpruned, pruned = (column(rows, name, kept).loc[units.index] for name in ("unpruned", "Wanda"))
+    kept = "held-out alignment"
+    units, unpruned, pruned = side_by_side(run.rows("condition"), kept, "condition", "unpruned", "Wanda")
     return values(units, unpruned - pruned)
 
 
