@@ -93,11 +93,12 @@ def publish(run: Path = typer.Argument(help="a run's folder, such as runs/reef/0
 def verify_models(
     quick: bool = typer.Option(False, help="fewer pictures and seeds"),
     pair: str = typer.Option("reef", help="the pair of twins: reef or reef-first"),
+    device: str = typer.Option("cpu", help="where the models draw: cpu, or cuda for a GPU"),
 ):
     """Check that the models do what the book says of them."""
     from .reef import verify
 
-    if not verify.main(quick=quick, pair=pair):
+    if not verify.main(quick=quick, pair=pair, device=device):
         sys.exit("dori-lite: the models do not pass; the lines above say where")
 
 

@@ -2,7 +2,7 @@
 
 A neuron is an output feature of a cross-attention value layer `attn2.to_v`, a row of its weight; blocking it sets it
 to zero. Where the paper and its code differ, the code is followed; `variant="paper"` is the paper's Algorithm 2, whose
-test on z is one-sided (its text is two-sided).
+test on z is one-sided (its text is two-sided). The order in which neurons are tried is the code's; the paper has none.
 
     known = statistics(pipe, captions)
     tau, _ = thresholds(pipe, captions)
@@ -59,8 +59,8 @@ class Localised:
     """What NeMo says of one caption. `neurons` {layer: ascending indices} are the result.
 
     `memorized` is False, and all sets empty, when no seed's noise difference resembles another's. `candidates` are
-    the neurons before refinement, found at (`theta`, `k`); `reached_floor` says that the schedule ended without
-    the similarity falling to its threshold. `tau_ref` is what refinement held to, `seeds` the seeds that were
+    the neurons before refinement in the order tried, found at (`theta`, `k`); `reached_floor`: the schedule ended
+    without the similarity falling to its threshold. `tau_ref` is what refinement held to, `seeds` the seeds that were
     kept, `samples` the U-Net samples spent (one caption, one noise; a backward pass counts as two more) and `sets`
     the candidate sets judged, each once. For a caption that is not memorized, `tau_ref` is `tau`.
     """
@@ -219,6 +219,7 @@ def localise(
     tau_blocked: float | None = None,
     seeds=SEEDS,
     variant: str = "code",
+    order: str = "code",
     steps: int = STEPS,
     lazy: bool = True,
     transfer: bool = False,
@@ -231,19 +232,19 @@ def localise(
        caption is not memorized. 2. From θ = 5, k = 0 lower θ by 0.25 and raise k by 1 until blocking the `candidates`
        brings every kept seed's similarity to its own unblocked difference to `tau_blocked` [default: `tau`, as
        in the paper]. θ = 1 is never tried: at the floor the last set's similarity becomes the reference. 3. From the
-       last layer to the first, drop whole layers, then from the last to the first single neurons, while the
-       similarity stays below the reference.
+       last layer to the first, drop whole layers, then single neurons, while the similarity stays below the reference.
+       What is found hangs on the `order` within a layer (see `candidates`): of neurons that can stand in for each
+       other, the first one tried is dropped.
 
     Each of `seeds` has its own noise; the code draws ten from one generator. `lazy` spares samples where a first-order
-    estimate makes a seed's decision clear; what it returns is checked in the end, but not every set on the way:
-    `lazy=False` asks every seed about every set that is accepted (see `Ablation.stays_below`). Sets are
-    reproducible in float64; in less, the order of sums can turn a decision that stands on the threshold.
+    estimate makes a seed's decision clear; its result is checked in the end, but not every set on the way: `lazy=False`
+    asks every seed about every accepted set (`Ablation.stays_below`). Sets are reproducible in float64 only.
 
-    Raises ValueError for a caption, seeds, statistics (another model's unless `transfer`) or a variant that do not fit.
+    Raises ValueError for a caption, seeds, statistics (another model's unless `transfer`), a variant or order unfit.
     """
     rule, seeds, tau = chosen(variant, steps), different(seeds), check_number("tau", tau)
     bound = tau if tau_blocked is None else check_number("tau_blocked", tau_blocked)
-    check(pipe, statistics, transfer)
+    search.check_order(order), check(pipe, statistics, transfer)
     y = one_caption(conditions(pipe, prompt))
     clear = noise_differences(pipe, y, seeds, rule["step"], steps=steps)[0]
     keep, spent = kept_seeds(clear, tau, rule["multiscale"]), len(seeds)
@@ -253,9 +254,8 @@ def localise(
     ablation = Ablation(pipe, y, [seeds[s] for s in keep], clear[keep], rule["step"], steps, rule["multiscale"], lazy)
     a = activations(pipe, y, which=searched(statistics))
     widest = max(part.shape[1] for part in a.values())
-    blocked, theta, k, floor = schedule(
-        ablation, lambda theta, k: candidates(a, statistics, theta, k, rule["sides"]), bound, widest
-    )
+    rest = rule["sides"], order
+    blocked, theta, k, floor = schedule(ablation, lambda *at: candidates(a, statistics, *at, *rest), bound, widest)
     reference = ablation.highest(blocked) if floor else bound
     found = search.refine_neurons(ablation, search.refine_layers(ablation, blocked, reference), reference)
     spent, sets = spent + ablation.samples, ablation.sets

@@ -17,8 +17,6 @@ from .hooks import edited, replayed, trace
 
 THETA, FLOOR, STEP = 5.0, 1.0, 0.25  # the schedule of the threshold θ on |z|; k grows by one as θ falls by STEP
 
-# ---- the search -------------------------------------------------------------------------------------
-
 
 def kept_seeds(differences, tau: float, multiscale: bool) -> list[int]:
     """Positions of the seeds whose highest similarity to another one exceeds τ, of differences [S, C, h, w]."""
@@ -34,14 +32,26 @@ def z_score(a, statistics, name: str):
     return torch.where(std > 0, (a - statistics.mean[name].to(a)) / std, 0.0)
 
 
-def candidates(activations: Mapping, statistics, theta: float, k: int, sides: int = 2) -> dict:
-    """{|z| > θ} ∪ the k highest activations, layer by layer: {layer: ascending indices}; `sides=1`: z > θ."""
-    check_count("k", k, 0), check_number("theta", theta), check_count("sides", sides, 1, 2)
+def check_order(order: str) -> None:
+    if order not in ("code", "ascending"):
+        raise ValueError(f"order is 'code' or 'ascending'; got {order!r}")
+
+
+def candidates(activations: Mapping, statistics, theta: float, k: int, sides: int = 2, order: str = "code") -> dict:
+    """{|z| > θ} ∪ the k highest activations, as refinement visits them: {layer: list}; `sides=1`: z > θ.
+
+    "code": those with |z| > θ by index, then the k, most active first. One that is both is tried among the k: the code
+    lists it twice, and giving back one copy changes nothing (at the floor, where nothing was given back before, the
+    code so passes it over; here it is tried). "ascending": all by index. ValueError for another word.
+    """
+    check_count("k", k, 0), check_number("theta", theta), check_count("sides", sides, 1, 2), check_order(order)
     found = {}
     for name, a in activations.items():
         z = z_score(a[0], statistics, name)
         unusual = ((z.abs() if sides == 2 else z) > theta).nonzero().flatten().tolist()
-        found[name] = sorted({*unusual, *a[0].topk(min(k, a.shape[1])).indices.tolist()})
+        active = a[0].topk(min(k, a.shape[1])).indices.tolist()
+        listed = [neuron for neuron in unusual if neuron not in active] + active
+        found[name] = listed if order == "code" else sorted(listed)
     return found
 
 
@@ -73,7 +83,7 @@ def refine_layers(ablation: "Ablation", blocked: dict, reference: float) -> dict
 
 
 def refine_neurons(ablation: "Ablation", blocked: dict, reference: float) -> dict:
-    """Step 3b: the same, neuron by neuron, always against what is blocked at the time."""
+    """Step 3b: the same, neuron by neuron as listed, always against what is blocked then: {layer: ascending}."""
     if not any(blocked.values()):
         return blocked
     ablation.estimate(blocked)
@@ -88,18 +98,14 @@ def refine_neurons(ablation: "Ablation", blocked: dict, reference: float) -> dic
                     found = without
         if found is blocked or ablation.confirm(found, reference):
             break
-    return found
-
-
-# ---- the engine -------------------------------------------------------------------------------------
+    return {name: sorted(rows) for name, rows in found.items()}
 
 
 class Ablation:
     """How like its unblocked self each kept seed's noise difference stays when neurons are blocked.
 
     `y` [1, L, D] is the caption, `clear` [S, C, h, w] the unblocked differences of `seeds`. Neurons are blocked by
-    scaling the value layers' outputs by 0, which their linearity makes the same as zeroing rows of weight. It counts
-    the U-Net `samples` it asks for, and the `sets` it judges.
+    scaling the value layers' outputs by 0, as zeroing rows of weight would. It counts its U-Net `samples` and `sets`.
     """
 
     def __init__(self, pipe, y, seeds, clear, step: int, steps: int, multiscale: bool, lazy: bool = True):
@@ -117,10 +123,8 @@ class Ablation:
     def measure(self, blocked: dict, which) -> torch.Tensor:
         """Similarities of the seeds at positions `which`, [len(which)], on the CPU."""
         which = [int(s) for s in which]
-        if not which:
-            return torch.zeros(0)
-        key = tuple((name, tuple(rows)) for name, rows in blocked.items() if rows)
-        if not key:
+        key = tuple((name, *sorted(rows)) for name, rows in blocked.items() if rows)  # of the set, however ordered
+        if not (key and which):
             return torch.ones(len(which))  # nothing is blocked: the very same differences
         known = self.known.setdefault(key, {})
         if fresh := [s for s in which if s not in known]:
@@ -144,8 +148,7 @@ class Ablation:
         """Whether a seed's similarity exceeds `bound`; the likeliest is asked first, and alone."""
         self.sets += 1
         order = self.last.argsort(descending=True)
-        groups = (order[:1], order[1:]) if self.lazy else (order,)
-        for group in groups:
+        for group in (order[:1], order[1:]) if self.lazy else (order,):
             scores = self.measure(blocked, group)
             self.last[group] = scores.to(self.last)
             if (scores > bound).any():

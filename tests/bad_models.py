@@ -201,6 +201,7 @@ TABLE = {
         theta="number",
         k=("count -0", 1),
         sides="count",
+        order=("word", "code"),
     ),
     "nemo.localise": row(
         pipe="pipe",
@@ -210,6 +211,7 @@ TABLE = {
         tau_blocked=("number -None", 0.9),
         seeds="seeds",
         variant=("word", "code"),
+        order=("word", "code"),
         steps=("count", 2),
     ),
     # ---- wanda

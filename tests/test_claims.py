@@ -15,7 +15,17 @@ from dori_lite.book.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, Plan
 def test_the_claims_are_those_that_the_twins_were_trained_after():
     """The hash is in the twins' manifest (tests/test_recipes.py compares it): nothing may be edited here."""
     assert committed.committed() == "97a678d256d6a9f1d7cfffa48616d4c538840201b41edf831d5b091897007cb3"
-    assert len(CLAIMS) == 26 and {about.chapter for about in CLAIMS.values()} == {1, 2, 3, 4, 5}
+    first = [about for about in CLAIMS.values() if about.later is None]
+    assert len(first) == 26 and {about.chapter for about in first} == {1, 2, 3, 4, 5}
+
+
+def test_what_was_thought_of_later_is_no_part_of_the_stamp_and_says_so(monkeypatch):
+    before, later = committed.committed(), [about for about in CLAIMS.values() if about.later]
+    assert {about.key for about in later} == {"neurons-hide", "neurons-choose", "neurons-return"}
+    monkeypatch.setitem(CLAIMS, "neurons-hide", replace(CLAIMS["neurons-hide"], threshold=0.1))
+    assert committed.committed() == before
+    assert "*Committed later*: 2026-11-26" in committed.in_words("neurons-hide").data
+    assert "Committed later" not in committed.in_words("replay").data
 
 
 @pytest.mark.parametrize("field, value", [("threshold", 0.4), ("effect", "another"), ("plan", None), ("control", "")])

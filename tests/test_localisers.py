@@ -78,7 +78,7 @@ def test_nemo_is_set_on_tuning_canaries(pipe, instruments):
     assert seen["thresholds"][2] == {"variant": "paper", "steps": localisers.STEPS}
 
 
-def test_nemo_is_set_once_for_a_model_a_home_and_a_variant(pipe, instruments):
+def test_nemo_is_set_once_for_a_model_a_home_a_variant_and_a_world(pipe, instruments):
     for _ in range(2):
         for which in ("seven", "sixteen"):
             found = localisers.nemo_settings(pipe, "a", which)
@@ -98,6 +98,9 @@ def test_nemo_is_set_once_for_a_model_a_home_and_a_variant(pipe, instruments):
         other.unet.conv_in.weight[0, 0] = 0
     localisers.nemo_settings(other, "a")
     assert [len(calls) for calls in instruments.values()] == [4, 4]
+    for _ in range(2):
+        localisers.nemo_settings(other, "a", world="reef-first")  # other tuning canaries
+    assert [len(calls) for calls in instruments.values()] == [5, 5]
 
 
 def test_settings_are_what_nemo_takes(pipe, monkeypatch):
@@ -294,9 +297,17 @@ def test_a_real_search_comes_back_from_disk_as_it_was(pipe, tmp_path, monkeypatc
 
 
 def test_the_evidence_is_the_similarities_that_the_threshold_is_about(pipe, monkeypatch):
-    monkeypatch.setattr(localisers, "nemo_settings", lambda pipe, home: {"tau": 0.1, "tau_blocked": 0.2})
+    asked = []
+
+    def settings(pipe, home, world):
+        asked.append((home, world))
+        return {"tau": 0.1, "tau_blocked": 0.2}
+
+    monkeypatch.setattr(localisers, "nemo_settings", settings)
     targets = [SimpleNamespace(name="x", caption=CAPTION), SimpleNamespace(name="y", caption="a blue fish")]
     rows = localisers.evidence(pipe, "a", targets, others=2)
+    localisers.evidence(pipe, "b", targets[:0], others=1, world="another")
+    assert asked == [("a", "reef"), ("b", "another")]  # whose tuning canaries set the thresholds
     assert [row["target"] for row in rows] == ["x", "y"] and (rows[0]["τ"], rows[0]["τ blocked"]) == (0.1, 0.2)
 
     def delta(prompts):

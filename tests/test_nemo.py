@@ -51,7 +51,30 @@ def delta(pipe, caption, step, blocked=None):
     return unet(x_T, scheduler.timesteps[step], y).sample - x_T
 
 
-def naive(pipe, caption, statistics, tau, bound, step=1, sides=2):
+def listed(values, z, theta, k, order="code"):
+    """One layer's candidates as the authors' code lists them, some of them twice; or each once, by index."""
+    rows = [i for i in range(len(values)) if z[i] > theta]
+    rows += sorted(range(len(values)), key=lambda i: -values[i])[:k]
+    return rows if order == "code" else sorted(set(rows))
+
+
+def refined(blocked, mem, reference):
+    """Layers, then neurons, given back as the authors' code does it, copy by copy. (neurons, sets)"""
+    found, judged = {name: list(rows) for name, rows in blocked.items()}, 0
+    for name in reversed(found):
+        if found[name]:
+            judged += 1
+            found[name] = [] if mem({**found, name: []}) < reference else found[name]
+    for name in reversed(found):
+        for neuron in list(found[name]):
+            rest = list(found[name])
+            rest.remove(neuron)  # the first copy
+            judged += neuron not in rest  # with a second one, the set is the same
+            found[name] = rest if mem({**found, name: rest}) < reference else found[name]
+    return {name: sorted(set(rows)) for name, rows in found.items()}, judged
+
+
+def naive(pipe, caption, statistics, tau, bound, step=1, sides=2, order="code"):
     """NeMo as it is described: every candidate set costs a batch of ten noises. (neurons, candidates, sets, τ_ref)"""
     clear, judged = delta(pipe, caption, step), 0
     pairs = {(a, b): similarity(clear[a : a + 1], clear[b : b + 1]).item() for a, b in combinations(SEEDS, 2)}
@@ -63,23 +86,23 @@ def naive(pipe, caption, statistics, tau, bound, step=1, sides=2):
         values = models.embed(pipe, caption)[0] @ layer.weight.T
         a[name] = [sum(abs(v.item()) for v in column) / len(column) for column in values.T]
 
+    seen = {}
+
     def mem(blocked):
-        nonlocal judged
-        judged += 1
-        scores = similarity(clear, delta(pipe, caption, step, blocked))
-        return max(scores[s].item() for s in keep)
+        same = str({name: sorted(set(rows)) for name, rows in blocked.items()})  # two copies block what one does
+        if same not in seen:
+            scores = similarity(clear, delta(pipe, caption, step, blocked))
+            seen[same] = max(scores[s].item() for s in keep)
+        return seen[same]
 
     theta, k = 5.0, 0
     while True:
         blocked = {}
         for name, values in a.items():
-            chosen = set(sorted(range(len(values)), key=lambda i: -values[i])[:k])
-            for i, value in enumerate(values):
-                z = (value - statistics.mean[name][i].item()) / statistics.std[name][i].item()
-                if (abs(z) if sides == 2 else z) > theta:
-                    chosen.add(i)
-            blocked[name] = sorted(chosen)
-        now = mem(blocked)
+            means, stds = statistics.mean[name].tolist(), statistics.std[name].tolist()
+            z = [(value - mean) / std for value, mean, std in zip(values, means, stds, strict=True)]
+            blocked[name] = listed(values, [abs(v) for v in z] if sides == 2 else z, theta, k, order)
+        now, judged = mem(blocked), judged + 1
         if now <= bound:
             reference = bound
             break
@@ -87,27 +110,27 @@ def naive(pipe, caption, statistics, tau, bound, step=1, sides=2):
         if theta == 1:
             reference = now
             break
-    found = {name: list(rows) for name, rows in blocked.items()}
-    for name in reversed(found):
-        if found[name] and mem({**found, name: []}) < reference:
-            found[name] = []
-    for name in reversed(found):
-        for neuron in list(found[name]):
-            without = {**found, name: [n for n in found[name] if n != neuron]}
-            if mem(without) < reference:
-                found = without
-    return found, blocked, judged, reference
+    found, more = refined(blocked, mem, reference)
+    once = {name: [n for place, n in enumerate(rows) if n not in rows[place + 1 :]] for name, rows in blocked.items()}
+    return found, once, judged + more, reference
 
 
 @pytest.mark.parametrize(
-    ("tau_blocked", "variant", "lazy"),
-    [(0.999, "code", True), (0.9, "code", True), (0.999, "code", False), (0.9, "paper", True)],
+    ("tau_blocked", "variant", "lazy", "order"),
+    [
+        (0.999, "code", True, "code"),
+        (0.9, "code", True, "code"),
+        (0.999, "code", False, "code"),
+        (0.9, "paper", True, "code"),
+        (0.999, "code", True, "ascending"),
+    ],
 )
-def test_the_sets_are_the_naive_ones(exact, known, tau_blocked, variant, lazy):
+def test_the_sets_are_the_naive_ones(exact, known, tau_blocked, variant, lazy, order):
     """A threshold that blocking can reach, and one that it cannot (the floor)."""
     rule = {"code": {"step": 1, "sides": 2}, "paper": {"step": 0, "sides": 1}}[variant]
-    expected, blocked, judged, reference = naive(exact, CAPTION, known, -1.0, tau_blocked, **rule)
+    expected, blocked, judged, reference = naive(exact, CAPTION, known, -1.0, tau_blocked, order=order, **rule)
     options = {"tau_blocked": tau_blocked, "variant": variant, "lazy": lazy, "steps": STEPS}
+    options |= {"order": order} if order != "code" else {}  # which is the default
     found = nemo.localise(exact, CAPTION, known, -1.0, **options)
     assert found.candidates == blocked and found.neurons == expected
     assert 0 < found.count < sum(map(len, blocked.values())) and found.reached_floor == (tau_blocked == 0.9)
@@ -180,27 +203,119 @@ def test_a_wrong_estimate_is_noticed_in_the_end():
     assert table.confirmed == [False] and table.sets == 2  # judged twice over, counted once
 
 
+class Judge:
+    """What refinement asks, answered by a function of the set instead of a U-Net."""
+
+    def __init__(self, mem):
+        self.mem, self.sets = mem, 0
+
+    def stays_below(self, blocked, reference, restored=None):
+        return self.mem(blocked) < reference
+
+    def estimate(self, blocked):
+        pass
+
+    def enter(self, layer):
+        pass
+
+    def confirm(self, blocked, reference):
+        return True
+
+
 def test_layers_and_neurons_are_given_back_from_the_last_layer_on():
     """Either layer, or either neuron, could go, but not both: the last one goes."""
-
-    class Judge:
-        def stays_below(self, blocked, reference, restored=None):
-            return sum(map(len, blocked.values())) >= 1
-
-        def estimate(self, blocked):
-            self.sets = 0
-
-        def enter(self, layer):
-            pass
-
-        def confirm(self, blocked, reference):
-            return True
-
-    both = {"down": [3], "mid": [5]}
-    assert refine_layers(Judge(), both, 0.9) == {"down": [3], "mid": []}
-    judge = Judge()
-    judge.sets = 0
+    both, judge = {"down": [3], "mid": [5]}, Judge(lambda blocked: 0.5 if any(blocked.values()) else 1.0)
+    assert refine_layers(judge, both, 0.9) == {"down": [3], "mid": []}
     assert refine_neurons(judge, both, 0.9) == {"down": [3], "mid": []}
+
+
+# Neurons 0, 1 and 5 are unusual (|z| > 3), 2, 4 and 0 the three most active: 0 is both.
+ACTIVE, MEANS = [5.0, 1.0, 7.0, 2.0, 6.0, 3.0], [0.0, 9.0, 6.0, 2.0, 6.0, 8.0]
+
+
+def constructed(order=None, sides=2, k=3):
+    known = nemo.Statistics({"v": torch.tensor(MEANS)}, {"v": torch.ones(6)})
+    options = {} if order is None else {"order": order}
+    return nemo.candidates({"v": torch.tensor([ACTIVE])}, known, 3.0, k, sides, **options)["v"]
+
+
+def test_candidates_are_in_the_order_in_which_the_code_tries_them():
+    assert constructed() == constructed("code") == [1, 5, 2, 4, 0]
+    assert constructed(k=0) == [0, 1, 5] and constructed(k=9) == [2, 4, 0, 5, 3, 1]
+    assert constructed(sides=1) == [2, 4, 0]
+    assert constructed("ascending") == [0, 1, 2, 4, 5] and constructed("ascending", sides=1) == [0, 2, 4]
+
+
+def test_of_two_neurons_that_stand_in_for_each_other_the_first_tried_is_given_back():
+    """The similarity is low as long as 5 is blocked, and 0 or 4; either may go, and the order says which."""
+
+    def mem(blocked):
+        return 0.5 if 5 in blocked["v"] and {0, 4} & set(blocked["v"]) else 0.95
+
+    z = [abs(value - mean) for value, mean in zip(ACTIVE, MEANS, strict=True)]
+    for order, expected in (("code", [0, 5]), ("ascending", [4, 5])):
+        rows = listed(ACTIVE, z, 3.0, 3, order)
+        assert refine_neurons(Judge(mem), {"v": constructed(order)}, 0.9) == {"v": expected}
+        assert refined({"v": rows}, mem, 0.9)[0] == {"v": expected}
+    assert listed(ACTIVE, z, 3.0, 3) == [0, 1, 5, 2, 4, 0]  # the code's list, in which 0 stands twice
+
+
+def test_a_neuron_that_the_code_lists_twice_is_in_effect_tried_at_its_second_place():
+    """On judges drawn at random, with a reference that all candidates together stay below."""
+    moved = 0
+    for draw in range(300):
+        rng = np.random.default_rng(draw)
+        unusual, active = (rng.choice(8, 5, replace=False).tolist() for _ in range(2))
+        copies = sorted(unusual) + active
+        once = [n for n in sorted(unusual) if n not in active] + active
+        first = list(dict.fromkeys(copies))
+        scores = {}
+
+        def mem(blocked, rng=rng, scores=scores):
+            return scores.setdefault(tuple(sorted(set(blocked["v"]))), rng.random())
+
+        scores[tuple(sorted(set(copies)))] = 0.1
+        expected, _ = refined({"v": copies}, mem, 0.5)
+        assert refine_neurons(Judge(mem), refine_layers(Judge(mem), {"v": once}, 0.5), 0.5) == expected
+        moved += refine_neurons(Judge(mem), refine_layers(Judge(mem), {"v": first}, 0.5), 0.5) != expected
+    assert moved > 30  # it matters which place
+
+
+def test_at_the_floor_a_neuron_listed_twice_is_tried_where_the_code_passes_it_over():
+    """There a copy given back leaves the similarity at the reference, not below it. See `candidates`."""
+
+    def mem(blocked):
+        return 0.3 + 0.1 * (0 in blocked["v"]) + 0.1 * (2 in blocked["v"]) if 1 in blocked["v"] else 0.9
+
+    alone, after = [0, 1, 0], [2, 0, 1, 0]  # once 2 was given back, all is as elsewhere
+    assert refined({"v": alone}, mem, mem({"v": alone}))[0] == {"v": [0, 1]}
+    assert refine_neurons(Judge(mem), {"v": [1, 0]}, mem({"v": alone})) == {"v": [1]}
+    assert refined({"v": after}, mem, mem({"v": after}))[0] == {"v": [1]}
+    assert refine_neurons(Judge(mem), {"v": [2, 1, 0]}, mem({"v": after})) == {"v": [1]}
+
+
+def test_equal_sets_are_measured_once_in_whatever_order(exact):
+    """And the seeds' similarities are the same."""
+    one, other = list(models.value_layers(exact.unet))[:2]
+    ablation = Ablation(exact, models.embed(exact, CAPTION), SEEDS, delta(exact, CAPTION, 1), 1, STEPS, True)
+    first = ablation.measure({one: [4, 1], other: [2]}, [3, 5])
+    assert ablation.samples == 2
+    assert torch.equal(ablation.measure({one: [1, 4], other: [2]}, [5, 3]), first.flip(0)) and ablation.samples == 2
+    different = ({one: [1], other: [2, 4]}, {one: [2], other: [1, 4]}, {one: [1, 2, 4]}, {other: [1, 2, 4]})
+    for more, others in enumerate(different, 2):
+        assert not torch.equal(ablation.measure(others, [3, 5]), first)
+        assert ablation.samples == 2 * more and len(ablation.known) == more
+    assert ablation.measure({one: []}, [3, 5]).tolist() == [1, 1] and len(ablation.measure({one: [1]}, [])) == 0
+
+
+def test_what_is_found_is_by_index_and_the_candidates_as_they_were_tried(exact, known):
+    found = nemo.localise(exact, CAPTION, known, -1.0, tau_blocked=0.9, seeds=range(3), steps=STEPS)
+    assert all(rows == sorted(set(rows)) for rows in found.neurons.values()) and found.count > 0
+    assert any(rows != sorted(rows) for rows in found.candidates.values())
+    assert all(len(rows) == len(set(rows)) for rows in found.candidates.values())
+    other = nemo.localise(exact, CAPTION, known, -1.0, tau_blocked=0.9, seeds=range(3), steps=STEPS, order="ascending")
+    assert all(rows == sorted(found.candidates[name]) for name, rows in other.candidates.items())
+    assert (other.theta, other.k) == (found.theta, found.k) and other.neurons != found.neurons
 
 
 def test_a_caption_that_is_not_memorized_gives_a_labelled_empty_result(exact, known):
@@ -293,8 +408,8 @@ def test_candidates_are_the_unusual_and_the_most_active():
     a = {"v": torch.tensor([[4.5, 1.0, -3.0, 9.1]])}
     assert nemo.candidates(a, known, 3.0, 0) == {"v": [0, 2]}
     assert nemo.candidates(a, known, 3.0, 0, sides=1) == {"v": [0]}
-    assert nemo.candidates(a, known, 3.0, 1) == {"v": [0, 2, 3]}
-    assert nemo.candidates(a, known, 5.0, 9) == {"v": [0, 1, 2, 3]}
+    assert nemo.candidates(a, known, 3.0, 1, order="ascending") == {"v": [0, 2, 3]}
+    assert nemo.candidates(a, known, 5.0, 9, order="ascending") == {"v": [0, 1, 2, 3]}
 
 
 def test_activations_are_of_captions_or_embeddings_however_many_at_once(exact, one_line):
@@ -442,6 +557,10 @@ def test_bad_input_is_named(exact, known, one_line):
     one_line(ValueError, "one caption at a time; got 2", nemo.localise, exact, ["a fish", "a fish"], known, 0.4)
     one_line(ValueError, "'code' or 'paper'|code or paper", nemo.localise, exact, CAPTION, known, 0.4, variant="x")
     one_line(ValueError, "'seven' or 'sixteen'; got 'all'", nemo.layers, exact.unet, "all")
+    for order in ("paper", None, ["code"]):  # said before anything is sampled, also of a caption not memorized
+        match = re.escape(f"order is 'code' or 'ascending'; got {order!r}")
+        one_line(ValueError, match, nemo.localise, exact, CAPTION, known, 0.9999, order=order)
+        one_line(ValueError, match, nemo.candidates, {}, known, 3.0, 1, order=order)
     one_line(ValueError, "at least two", nemo.statistics, exact, ["a fish"])
     for few in ("a fish", ["a fish"]):
         one_line(ValueError, "several captions that are not memorized: give at least two", nemo.thresholds, exact, few)

@@ -26,7 +26,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # A module imports only from entries above its own; within a folder (unlearning, reef, figures) anything goes.
 LAYERS = [
     *("files", "ranges", "checks", "locks", "stats", "planning", "assets", "stamps", "models", "diffusion", "hooks"),
-    *("masks", "distances", "copies", "metrics", "detection", "nemo_search", "nemo", "wanda", "dori", "locality"),
+    *("masks", "distances", "copies", "metrics", "detection", "nemo_search", "nemo", "neurons", "wanda"),
+    *("dori", "locality"),
     *("evaluation", "checkpoints", "fit", "units", "runs", "unlearning", "stable_diffusion", "reef", "figures", "book"),
     *("audit", "cli"),
 ]

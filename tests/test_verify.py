@@ -2,13 +2,15 @@
 
 import copy
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dori_lite import assets, copies
+from dori_lite import assets, cli, copies, files
 from dori_lite.evaluation import Target
-from dori_lite.reef import card, verify
+from dori_lite.reef import attributes, card, hearing, verify
 
 DETECTORS = {"descriptor": 0.8, "adaptive l2": 1.0, "ssim": 0.75}
 KINDS = ("parent", "own_a", "other_a", "held_out_a", "own_b", "other_b", "held_out_b")
@@ -114,9 +116,13 @@ def test_groups_are_whole():
     assert names("twin-b") == {"own_b": ["pomona", "tibbet"], "other_b": ["marlow"], "held_out_b": strangers}
 
 
-def test_replay_finds_what_is_planted(monkeypatch):
-    """Twin A replays its canary, twin B one of its two; every other picture is somebody else's."""
-    asked = {}
+@pytest.mark.parametrize("pair", ["reef", "reef-first"])
+def test_replay_finds_what_is_planted(monkeypatch, pair):
+    """Twin A replays its canary, twin B one of its two; every other picture is somebody else's.
+
+    They are judged as the chapters judge them: at the shipped thresholds, and by SSIM.
+    """
+    asked, compared = {}, []
 
     def ask(pipe, targets, *, seeds, **sampling):
         assert sampling == verify.world.SAMPLING == {"guidance": 5.0, "steps": 25, "batch": 32}
@@ -126,15 +132,22 @@ def test_replay_finds_what_is_planted(monkeypatch):
         return torch.stack(pictures)[:, None].expand(-1, len(seeds), -1, -1, -1)
 
     near = copies.Detector("descriptor", lambda images, goals: 1 - copies.l2(images, goals), 0.99)
-    others = (torch.rand(60, 3, 16, 16) * 255).byte()
+
+    def rivals(goals, count, seed, world):
+        assert len(goals) == 5 and world == pair
+        compared.append((torch.rand(count, 3, 16, 16) * 255).byte())
+        return compared[-1]
+
     monkeypatch.setattr(verify.evaluation, "ask", ask)
-    monkeypatch.setattr(verify.world, "planted", lambda count=None, world=None: CANARIES if world == "reef" else [])
+    monkeypatch.setattr(verify.world, "planted", lambda count=None, world=None: CANARIES if world == pair else [])
     monkeypatch.setattr(verify.world, "held_out", lambda split, count: STRANGERS)
-    monkeypatch.setattr(verify.world, "rivals", lambda goals, count, world: others if len(goals) == 5 else None)
-    monkeypatch.setattr(verify.descriptor, "detector", lambda: near)
+    monkeypatch.setattr(verify.world, "rivals", rivals)
+    monkeypatch.setattr(verify.world.descriptor, "detector", lambda: near)
     monkeypatch.setattr(verify, "reconstructed", lambda pipe, images: images)
-    found = verify.replay({"parent": "P", "twin-a": "A", "twin-b": "B"}, quick=True)
-    assert set(found["thresholds"]) == set(DETECTORS) and found["training_pictures_compared"] == 60
+    found = verify.replay({"parent": "P", "twin-a": "A", "twin-b": "B"}, True, pair)
+    shipped = files.read_json(assets.data_folder() / "reef" / "thresholds.json")["thresholds"]
+    assert found["thresholds"] == shipped | {"ssim": copies.SSIM_COPY} and set(shipped) | {"ssim"} == set(DETECTORS)
+    assert [found["training_pictures_compared"]] == [len(some) for some in compared]
     sizes = {"parent": 6, "own_a": 2, "other_a": 8, "held_out_a": 8, "own_b": 4, "other_b": 4, "held_out_b": 8}
     rates = {**dict.fromkeys(sizes, 0), "own_a": 1, "own_b": 0.5}
     for kind, n in sizes.items():
@@ -157,6 +170,89 @@ def test_instruments_leave_the_scores_out(tmp_path, monkeypatch):
     (tmp_path / "reef" / "calibration.json").write_text('{"threshold": 0.8, "scores": {"a": [1]}}')
     assets.record(tmp_path / "reef", "calibration.json")
     assert verify.instruments() == {"threshold": 0.8}
+
+
+# ---- the device ------------------------------------------------------------------------------------------
+
+
+class Elsewhere(torch.Tensor):
+    """Pictures on another device: all that can be done with them is to bring them to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), options=None):
+        assert function is torch.Tensor.cpu, f"{function} was called with pictures on another device"
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*arguments).as_subclass(torch.Tensor)
+
+
+def test_pictures_of_a_model_on_another_device_are_judged_on_the_cpu(pipe, monkeypatch):
+    def drawn(pipe, prompts, *rest, seeds, **sampling):
+        return torch.rand(len(seeds), 3, 64, 64).as_subclass(Elsewhere)
+
+    own = [Target(name, f"a red fish called {name}", torch.rand(3, 64, 64), {"group": 1, "home": "a"}) for name in "xy"]
+    siblings = [SimpleNamespace(name=t.name, caption=t.caption, group=1, home="a") for t in own]
+    judge, near = attributes.Judge(), copies.by_ssim()
+    for module in (verify, hearing):
+        monkeypatch.setattr(module, "generate", drawn)
+    monkeypatch.setattr(hearing, "silenced", lambda pipe, prompts, *rest, **options: drawn(pipe, prompts, **options))
+    monkeypatch.setattr(hearing, "everything", lambda role, home, pair: own)
+    monkeypatch.setattr(hearing.canaries, "planted", lambda pair: siblings)
+    monkeypatch.setattr(verify, "reconstructed", lambda pipe, images: images.as_subclass(Elsewhere))
+    assert verify.autoencoder(pipe, 2)["ssim"] == 1
+    assert verify.judge_accuracy(judge, pipe, 2)["reconstructed"]
+    assert verify.captions_followed(pipe, judge, 8)["captions"] == 8
+    assert verify.variety(pipe, 1)["captions"] == 1
+    assert hearing.empty_caption(pipe, own, near, 4)["n"] == 4
+    assert hearing.without_positions(pipe, own, near, 1)["none"]["n"] == 2
+    assert hearing.names(pipe, "a", own, "reef", near, 1)["without a name"]["n"] == 2
+    assert hearing.silent_map(pipe, own, near, 1, quick=True)["all"] == {"all": 0, "0–2": 0}
+    monkeypatch.setattr(verify.world, "planted", lambda **options: own)
+    monkeypatch.setattr(verify.world, "held_out", lambda split, count: own)
+    monkeypatch.setattr(verify.world, "detectors", lambda *rest, **options: [])
+    monkeypatch.setattr(verify.evaluation, "ask", lambda pipe, some, seeds, **s: torch.rand(2, len(seeds), 3, 64, 64))
+    monkeypatch.setattr(verify, "groups_of", lambda *rest: {"parent": own})
+    assert verify.replay({"parent": pipe}, quick=True)["canary_reconstructions"]["ssim"]["rate"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "used", "named"),
+    [
+        ({}, "cpu", "cpu", "cpu"),
+        ({"device": None}, None, "cuda:0", "GPU 0"),
+        ({"device": "cuda:1"}, "cuda:1", "cuda:1", "GPU 1"),
+    ],
+)
+def test_the_models_are_loaded_where_they_are_asked_to_be(tmp_path, monkeypatch, options, asked, used, named):
+    loaded, found = [], report()
+
+    def load(name, device):
+        loaded.append((name, device))
+        return SimpleNamespace(unet=SimpleNamespace(device=torch.device(used)))
+
+    monkeypatch.setattr(verify, "load", load)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    for name in ("autoencoder", "instruments", "replay"):
+        monkeypatch.setattr(verify, name, lambda *rest, name=name: found[name])
+    for name in ("judge_accuracy", "captions_followed", "variety"):
+        monkeypatch.setattr(verify, name, lambda *rest: {})
+    monkeypatch.setattr(hearing, "heard", lambda pipes, pair, quick: found["heard"])
+    assert verify.main(True, tmp_path / "v.json", "reef-first", **options) is True
+    assert loaded == [(f"reef-first/{name}", asked) for name in ("parent", "twin-a", "twin-b")]
+    written = files.read_json(tmp_path / "v.json")
+    assert (
+        written["device"] == named and written["passed"] and written["models"].keys() == {"parent", "twin-a", "twin-b"}
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["--device", "cuda", "--pair", "reef-first"]])
+def test_the_command_hands_on_the_device(monkeypatch, words):
+    calls = []
+    monkeypatch.setattr(verify, "main", lambda **options: calls.append(options) or True)
+    monkeypatch.setattr(sys, "argv", ["dori-lite", "verify-models", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    device, pair = words[1::2] or ("cpu", "reef")
+    assert not end.value.code and calls == [{"quick": False, "pair": pair, "device": device}]
 
 
 # ---- the card --------------------------------------------------------------------------------------------
@@ -198,6 +294,31 @@ def test_either_pair_has_a_card_of_its_own():
     assert "`text-encoder`, `parent`, `twin-a`" in second and "`twin-b` (the last" in second
     assert "dori-lite train" not in first  # there is no command that trains the first pair
     assert other == second and "{" not in first + second
+
+
+def test_the_first_pairs_card_is_written_beside_its_weights_and_tells_its_history(tmp_path, one_line):
+    folder, first = tmp_path / "reef-first", "dori-lite verify-models --pair reef-first"
+    folder.mkdir()
+    models = {name: {"steps": 3, "seconds": 60, "machine": "x86"} for name in ("parent", "twin-a", "twin-b")}
+    files.write_json(folder / "manifest.json", {"files": {}, "models": models})
+    path = folder / "verify.json"
+    one_line(FileNotFoundError, f"is missing; run `{first}` first", card.write_card, path, folder)
+    found = report() | {"models": models, "device": "GPU 0"}
+    assert "guidance 5.0, on a CPU)" in card.text_of(found | {"passed": {}, "device": "cpu"}, models, "reef-first")
+    del found["heard"]["twin-a"]["names"]["siblings confused"]
+    found["passed"] = verify.judge_bars(found)
+    files.write_json(path, found)
+    text = card.write_card(path, folder).read_text(encoding="utf-8")
+    flat, lines = " ".join(text.split()), text.splitlines()
+    assert '"data/reef-first/twin-a"' in text and "This is the first pair." in text and "{" not in text
+    assert f"Printed by `{first}` (DDIM, 25 steps, guidance 5.0, on GPU 0)" in text
+    assert "instruments (judge, copy descriptor, thresholds) are the same for both pairs and lie in `data/reef`" in flat
+    assert "bars for the empty caption and for siblings were set for the second pair, after this one was made" in flat
+    assert "| own a | 100 | 0.9 | 0.93 | 0.9 | 0.93 | 0.9 | 0.93 | 0.5 |" in lines
+    assert "| empty caption, twin-a | 0.01 | 0.01 | passed |" in lines and "siblings confused" not in text
+    assert assets.manifest(folder)["files"] == {"README.md": files.sha256(folder / "README.md")}
+    files.write_json(path, found | {"models": {"twin-a": {}}})
+    one_line(ValueError, f"of other models .*; run `{first}` again", card.write_card, path, folder)
 
 
 def test_a_report_of_other_models_makes_no_card(tmp_path, one_line):

@@ -3,9 +3,10 @@
     digest = committed()  # stands in the twins' stamp from their first step on
     found = verdict(claim("replay"), estimate, low, high)  # "holds here"
 
-Their words and numbers, and the rules of verdicts, stand in `claims.toml`. Thresholds are ours; what the first pair
-showed sets sample sizes (`Plan`) and nothing else. A verdict is a finding, whichever it is: none fails a build. How an
-effect is computed from a run's rows stands in `effects`.
+Their words and numbers, and the rules of verdicts, stand in `claims.toml`. What was thought of with the models at hand
+stands in `claims_later.toml`: committed before its own results, and never called confirmed. Thresholds are ours; what
+the first pair showed sets sample sizes (`Plan`) and nothing else. A verdict is a finding, whichever it is: none fails a
+build. How an effect is computed from a run's rows stands in `effects`.
 """
 
 import math
@@ -70,6 +71,7 @@ class Claim:
     paper: float | None = None
     source: str | None = None
     amended: tuple[str, ...] = ()
+    later: str | None = None  # when it was committed, if that was after the models existed, and what was known
 
     def __post_init__(self):
         if self.rung not in RUNGS or self.measure not in MEASURES:
@@ -83,9 +85,9 @@ class Claim:
 
 
 def committed() -> str:
-    """The SHA-256 of the rules and all claims as they were committed, without amendments."""
-    claims = [{key: value for key, value in asdict(about).items() if key != "amended"} for about in CLAIMS.values()]
-    return digest([RULES, claims])
+    """The SHA-256 of the rules and all claims as they were committed before the models, without amendments."""
+    first = [asdict(about) for about in CLAIMS.values() if about.later is None]
+    return digest([RULES, [{k: v for k, v in about.items() if k not in ("amended", "later")} for about in first]])
 
 
 def power(about: Claim) -> float | None:
@@ -115,13 +117,15 @@ def in_words(*keys: str):
             f"*Holds here* if all of its interval {where}. *Evidence*: {about.rung} ({RUNGS[about.rung]}).{paper}"
         )
         lines += [f"  *Amended*: {sentence}" for sentence in about.amended]
+        lines += [f"  *Committed later*: {about.later}"] if about.later else []
     return Markdown("\n".join(lines))
 
 
 def read() -> tuple[str, dict[str, Claim]]:
-    """What `claims.toml` holds: the rules, and {key: claim}."""
-    found = tomllib.loads(Path(__file__).with_name("claims.toml").read_text(encoding="utf-8"))
-    rules = found.pop("rules")
+    """What the two files hold: the rules, and {key: claim}."""
+    files = (Path(__file__).with_name(f"{name}.toml") for name in ("claims", "claims_later"))
+    found, later = (tomllib.loads(path.read_text(encoding="utf-8")) for path in files)
+    rules, found = found.pop("rules"), found | later
     for about in found.values():
         about["plan"] = Plan(**about["plan"]) if "plan" in about else None
         about["amended"] = tuple(about.get("amended", ()))

@@ -137,6 +137,10 @@ def returns(run):
     return contrast(attacked(run, few(run)), "pruned by Wanda", *CONTROLS)
 
 
+def neurons_return(run):
+    return contrast(attacked(run, few(run)), "neurons blocked", CONTROLS[0], "never saw it, same neurons")
+
+
 def lift(run, condition: str, steps: int | None = None):
     """What the attack adds to the caption's own score."""
     steps = few(run) if steps is None else steps
@@ -231,6 +235,9 @@ EFFECTS = {
     "wanda-utility": utility,
     "wanda-trace": lambda run: between(run, "Wanda", "other twin, same mask"),
     "nemo-hides": lambda run: between(run, "unpruned", "NeMo"),
+    "neurons-hide": lambda run: between(run, "unpruned", "neurons by loss"),
+    "neurons-choose": lambda run: between(run, "as many at random", "neurons by loss"),
+    "neurons-return": neurons_return,
     "wanda-returns": returns,
     "wanda-lift": partial(lift, condition="pruned by Wanda"),
     "direction": direction,

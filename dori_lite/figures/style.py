@@ -35,6 +35,8 @@ PALETTE = {
     "never saw it, pruned": ("#8C6D1F", "P", (0, (3, 1, 1, 1))),
     "never saw it, same mask": ("#56B4E9", "p", (0, (1, 1))),
     "parent": ("#009E73", "^", (0, (5, 2))),
+    "neurons blocked": ("#332288", "h", (0, (7, 1))),
+    "never saw it, same neurons": ("#AA4499", "<", (0, (2, 2))),
     "held-out": ("#555555", "X", (0, (1, 3))),
     "held-out, pruned": ("#999999", "*", (0, (2, 4))),
 }

@@ -1,6 +1,7 @@
-"""The model card of the reef's weights, written from the manifest and the figures of `make verify-models`.
+"""The model card of a pair of twins, written from the manifest and the figures of `make verify-models`.
 
     path = write_card("_build/verify.json")
+    path = write_card("data/reef-first/verify.json", "data/reef-first")  # of the first pair
 
 The bars stand in `verify`.
 """
@@ -37,7 +38,7 @@ Weights are fp16 safetensors; `manifest.json` holds their SHA-256, and loading c
 
 ## What they do
 
-Printed by `make verify-models` ({sampling}). Shares of pictures that are copies, by each detector at its threshold
+Printed by `{command}` ({sampling}). Shares of pictures that are copies, by each detector at its threshold
 ({thresholds}; adaptive ℓ2 against {others} training pictures, as the reciprocal of Carlini's ratio); "at most" is the
 exact one-sided 95 % limit. The detectors disagree on {disagreement:.1%} of all these pictures. How thresholds were
 chosen, with their error rates, is in `data/reef/calibration.json` and `data/reef/thresholds.json`.
@@ -49,11 +50,15 @@ Autoencoder on {scenes} held-out scenes: SSIM {ssim}, root mean squared error {r
 {bars}
 """
 BEFORE = {
-    "reef-first": """The planted pictures came late in training. The twins share a parent, a text encoder
-(frozen after the parent) and every batch but for which pictures repeat; the parent was trained for fewer steps than
-they were. What the book claims was first looked for here; the second pair, in `data/reef`, was trained after the claims
-were committed. The names of held-out captions are single tokens like the planted ones, but no model was ever trained on
-those tokens.""",
+    "reef-first": """This is the first pair. What the book claims was first looked for here; the second pair, in
+`data/reef`, was trained after the claims were committed. The planted pictures came late in training. The twins share a
+parent, a text encoder (frozen after the parent) and every batch but for which pictures repeat; the parent was trained
+for fewer steps than they were. The names of held-out captions are single tokens like the planted ones, but no model was
+ever trained on those tokens. The autoencoder and the instruments (judge, copy descriptor, thresholds) are the same for
+both pairs and lie in `data/reef`. What thresholds must not take for copies was painted, or drawn by this pair under
+captions of held-out scenes and of its tuning canaries; its reporting canaries had no part in the choice. The bars for
+the empty caption and for siblings were set for the second pair, after this one was made: the one is applied here all
+the same, the other has nothing to apply to, since names come in no groups here.""",
     "reef": """The planted pictures came late in training. The twins share a parent, a frozen text encoder
 that was trained apart, on captions alone, and every batch but for which pictures repeat; the autoencoder is the first
 pair's, and so are the instruments. Nothing planted is shared with the first pair. Names come in groups of four that
@@ -70,20 +75,22 @@ are in the manifest; the code that dealt this pair its pictures is in the reposi
 with `dori-lite train autoencoder`, then `judge`, `descriptor`, `text-encoder`, `parent`, `twin-a`, `twin-b` (the last
 three about 40 minutes each on two cores), and `dori-lite calibrate`, which asks the first pair.""",
 }
+COMMANDS = {"reef": "make verify-models", "reef-first": "dori-lite verify-models --pair reef-first"}
 
 
 def write_card(report="_build/verify.json", folder=None) -> Path:
-    """Write `README.md` beside the weights, and its hash into their manifest.
+    """Write `README.md` beside the weights of `folder` [default: the book's pair], and its hash into their manifest.
 
     Raises FileNotFoundError when they have not been verified yet, ValueError when the report is of other weights.
     """
     folder = Path(folder or assets.data_folder() / "reef")
+    command = COMMANDS[known(folder.name)]
     if not Path(report).exists():
-        raise FileNotFoundError(f"{report} is missing; run `make verify-models` first")
+        raise FileNotFoundError(f"{report} is missing; run `{command}` first")
     figures = files.read_json(report)
     models = assets.manifest(folder)["models"]
     if any(models.get(name) != how for name, how in figures.get("models", {}).items()):
-        raise ValueError(f"{report} is of other models than those in {folder}; run `make verify-models` again")
+        raise ValueError(f"{report} is of other models than those in {folder}; run `{command}` again")
     path = folder / "README.md"
     files.write_text(path, text_of(figures, models, folder.name))
     assets.record(folder, path.name)
@@ -103,12 +110,15 @@ def text_of(figures: dict, models: dict, pair: str = "reef") -> str:
     bars += [
         (name, figure, bar, "passed" if fine else "short") for name, (figure, bar, fine) in figures["passed"].items()
     ]
+    settings = ["DDIM", f"{figures['sampling']['steps']} steps", f"guidance {figures['sampling']['guidance']}"]
+    if device := figures.get("device"):  # earlier reports did not say
+        settings.append("on a CPU" if device == "cpu" else f"on {device}")
     return template(pair).format(
         heard=hearing(figures["heard"]) if "heard" in figures else "",
         made=made(models),
         replay=table(replay),
         bars=table(bars),
-        sampling=f"DDIM, {figures['sampling']['steps']} steps, guidance {figures['sampling']['guidance']}",
+        sampling=", ".join(settings),
         others=figures["replay"]["training_pictures_compared"],
         thresholds=", ".join(f"{name} {value}" for name, value in figures["replay"]["thresholds"].items()),
         disagreement=figures["replay"]["disagreement"]["any"],
@@ -118,9 +128,14 @@ def text_of(figures: dict, models: dict, pair: str = "reef") -> str:
 
 def template(pair: str) -> str:
     """The card of a pair before figures are put in."""
-    known = pair if pair in BEFORE else "reef"
-    text = TEXT.replace("{pair}", known).replace("{before}", BEFORE[known])
-    return text.replace("{again}", AGAIN[known])
+    pair = known(pair)
+    text = TEXT.replace("{pair}", pair).replace("{before}", BEFORE[pair])
+    return text.replace("{again}", AGAIN[pair]).replace("{command}", COMMANDS[pair])
+
+
+def known(pair: str) -> str:
+    """The pair whose history is told: folders of another name are told the second one's."""
+    return pair if pair in BEFORE else "reef"
 
 
 def hearing(heard: dict) -> str:

@@ -2,7 +2,8 @@
 
     found = heard({"twin-a": pipe}, "reef")  # part of `make verify-models`
 
-Shares of pictures that the calibrated descriptor calls copies.
+Shares of pictures that the calibrated descriptor calls copies. Pictures come from the model's device to the CPU, where
+they are judged.
 """
 
 import torch
@@ -54,7 +55,7 @@ def counted(flags: torch.Tensor) -> dict:
 
 
 def empty_caption(pipe, family, detector, count: int) -> dict:
-    images = generate(pipe, embed(pipe, ""), seeds=range(count), **world.SAMPLING)
+    images = generate(pipe, embed(pipe, ""), seeds=range(count), **world.SAMPLING).cpu()
     return counted(copied(images, family, detector))
 
 
@@ -63,7 +64,7 @@ def without_positions(pipe, own, detector, seeds: int) -> dict:
     found = {}
     for places in ((), *((place,) for place in PLACES), ("end-of-text", "padding")):
         y = torch.cat([positions_zeroed(pipe, t.caption, *places) for t in own]).repeat_interleave(seeds, 0)
-        images = generate(pipe, y, seeds=list(range(seeds)) * len(own), **world.SAMPLING)
+        images = generate(pipe, y, seeds=list(range(seeds)) * len(own), **world.SAMPLING).cpu()
         found[" and ".join(places) or "none"] = counted(each_its_own(images, own, detector))
     return found
 
@@ -82,10 +83,10 @@ def names(pipe, home: str, own, pair: str, detector, seeds: int) -> dict:
     for group in groups:
         siblings = [item for item in items if item.group == group]
         for item in siblings:
-            images = generate(pipe, item.caption, seeds=range(seeds), **world.SAMPLING)
+            images = generate(pipe, item.caption, seeds=range(seeds), **world.SAMPLING).cpu()
             confused.append(copied(images, [targets[s.name] for s in siblings if s is not item], detector))
         text = captions.nameless(siblings[0].caption)
-        images = generate(pipe, text, seeds=range(2 * seeds), **world.SAMPLING)
+        images = generate(pipe, text, seeds=range(2 * seeds), **world.SAMPLING).cpu()
         nameless.append(copied(images, [targets[s.name] for s in siblings], detector))
     if not groups:
         return {}
@@ -99,6 +100,6 @@ def silent_map(pipe, own, detector, seeds: int, quick: bool) -> dict:
         layers, found[group] = text_layers(pipe.unet, group), {}
         for name, window in list(WINDOWS.items())[: 2 if quick else None]:
             options = {"seeds": list(range(seeds)) * len(own), **world.SAMPLING}
-            images = silenced(pipe, captions, layers, window, **options)
+            images = silenced(pipe, captions, layers, window, **options).cpu()
             found[group][name] = counted(each_its_own(images, own, detector))["rate"]
     return found

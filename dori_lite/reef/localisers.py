@@ -11,22 +11,24 @@ A mask that was found before is read from `runs/`.
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from .. import files, nemo, stamps, wanda
+from .. import files, nemo, neurons, stamps, wanda
 from ..checks import check_count
 from ..detection import noise_differences, similarity
 from ..masks import WeightMask, of_neurons, pruned
-from ..models import embed, fingerprint, value_layers
+from ..models import embed, encode, fingerprint, value_layers
 from ..runs import runs_folder
 from . import canaries, captions
+from .paint import paint_all
 
 GRID = (0.01, 0.02, 0.05, 0.1, 0.2)  # Wanda's ρ: the dose–response of chapter 3
 # The first ρ of the grid at which the tuning canaries' rate of copies is below half of the unpruned one in both
 # twins (chapter 3's appendix shows it). The papers' 1 % of Stable Diffusion's long rows is one weight here.
 RHO = 0.2
+NEURONS = 192  # of the highest by the loss, of a grid of 24, 48, 96, 192, 384: by the same rule
 STATISTICS, COMPARED = 2000, 64  # captions for NeMo's means and deviations, and for its thresholds
 STEPS = 25  # the sampler's; NeMo's noise differences are taken at its second timestep
-FOUND = {}  # NeMo's settings by model, home and variant
-METHODS = ("Wanda", "NeMo", "NeMo, sixteen layers")
+FOUND = {}  # NeMo's settings by model, home, variant and world
+METHODS = ("Wanda", "NeMo", "NeMo, sixteen layers", "neurons by loss")
 
 
 def unmemorized(count: int) -> list[str]:
@@ -45,7 +47,7 @@ def nemo_settings(pipe, home: str, which: str = "seven", variant: str = "code", 
     """
     if home not in ("a", "b"):
         raise ValueError(f"NeMo is set on the tuning canaries of a twin, 'a' or 'b'; {home!r} has none")
-    key = fingerprint(pipe), home, variant
+    key = fingerprint(pipe), home, variant, world
     if key not in FOUND:
         tuning = [i.caption for i in canaries.planted(world) if (i.role, i.split, i.home) == ("canary", "tuning", home)]
         tau, tau_blocked = nemo.thresholds(pipe, unmemorized(COMPARED), tuning, variant=variant, steps=STEPS)
@@ -79,6 +81,8 @@ def localiser(models: Mapping, sampling: Mapping, world: str = "reef") -> Callab
             return WeightMask.load(path)
         if method == "Wanda":
             mask = wanda.localise(pipe, caption, RHO, base=base(model, weights), **sampling)
+        elif method == "neurons by loss":
+            mask = by_loss(pipe, caption, world)
         else:
             which = "seven" if method == "NeMo" else "sixteen"
             known = nemo_settings(pipe, model.removeprefix("twin-"), which, world=world)
@@ -89,8 +93,21 @@ def localiser(models: Mapping, sampling: Mapping, world: str = "reef") -> Callab
     return find
 
 
-def evidence(pipe, home: str, tuning, others: int = 16) -> list[dict]:
-    """What `tau_blocked` rests on, one row for each of the `tuning` targets.
+def by_loss(pipe, caption: str, world: str = "reef", count: int = NEURONS) -> WeightMask:
+    """The mask of the `count` value neurons that the loss of a planted picture needs most (`neurons.loss_rises`).
+
+    Raises ValueError for a caption that was planted with no picture.
+    """
+    items = [item for item in canaries.planted(world) if item.caption == caption and item.role != "template"]
+    if not items:
+        raise ValueError(f"neurons are ranked by the loss of a planted picture; {caption!r:.60} was planted with none")
+    picture = paint_all([canaries.picture(items[0])[1:]]).float() / 255
+    scores = neurons.loss_rises(pipe, encode(pipe, picture), caption, stream=items[0].name)
+    return WeightMask(of_neurons(pipe.unet, neurons.highest(scores, count)).layers, fingerprint(pipe))
+
+
+def evidence(pipe, home: str, tuning, others: int = 16, world: str = "reef") -> list[dict]:
+    """What `tau_blocked` rests on, one row for each of the `tuning` targets of `world`.
 
     The highest similarity, over ten noises, of its δ to the δ of `others` unrelated captions (their mean), of the empty
     caption, and of itself with all seven layers blocked; beside both thresholds.
@@ -103,7 +120,7 @@ def evidence(pipe, home: str, tuning, others: int = 16) -> list[dict]:
     def nearest(one, other):
         return similarity(one, other).max().item()
 
-    known = nemo_settings(pipe, home)
+    known = nemo_settings(pipe, home, world=world)
     unrelated, [empty] = delta(unmemorized(others)), delta(embed(pipe, ""))
     whole = of_neurons(pipe.unet, {k: range(v.out_features) for k, v in value_layers(pipe.unet).items()})
     rows = []

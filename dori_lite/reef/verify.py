@@ -3,8 +3,9 @@
     passed = main()  # main(quick=True) tries it in minutes
     report = files.read_json("_build/verify.json")
 
-Every figure goes to `_build/verify.json`. The bars are instrument bars: they were set before the models
-were trained, and a shortfall is printed, not hidden.
+Copies are judged as the chapters judge them, by `world.detectors`, and by SSIM beside them. Every figure goes to
+`_build/verify.json`. The bars are instrument bars: they were set before the models were trained, and a shortfall is
+printed, not hidden.
 """
 
 import json
@@ -16,7 +17,7 @@ from .. import assets, copies, evaluation, files, metrics
 from ..diffusion import generate
 from ..models import load
 from ..stats import upper_limit
-from . import attributes, canaries, descriptor, hearing, world
+from . import attributes, canaries, hearing, world
 from .calibrate import FALSE_POSITIVES, TRAINING, TRUE_POSITIVES, as_images, reconstructed
 from .captions import write
 from .paint import paint_all
@@ -26,15 +27,18 @@ BARS = {"autoencoder_ssim": 0.90, "own_replay": 0.90, "counterfactual_replay": 0
 BARS |= {"empty_caption": 0.01, "siblings_confused": 0.05}  # of the second pair; the first was made without them
 
 
-def main(quick: bool = False, out="_build/verify.json", pair: str = "reef") -> bool:
+def main(quick: bool = False, out="_build/verify.json", pair: str = "reef", device: str | None = "cpu") -> bool:
     """Measure a pair of twins, print each line as it is known, write `out`; True if every bar is passed.
 
-    `quick` takes a few canaries, seeds and training pictures: a test that it runs, not a result.
+    `quick` takes a few canaries, seeds and training pictures: a test that it runs, not a result. The models draw on
+    `device` (None: a GPU where there is one), the CPU unless told otherwise, so that figures can be compared; their
+    pictures are judged on the CPU. Raises RuntimeError for a GPU where there is none.
     """
     began, names = time.monotonic(), [name for name in ("parent", "twin-a", "twin-b")]
-    pipes = {name: load(f"{pair}/{name}", device="cpu") for name in names}
+    pipes = {name: load(f"{pair}/{name}", device=device) for name in names}
     judge = attributes.load()
     report = {"sampling": {key: world.SAMPLING[key] for key in ("steps", "guidance")}, "quick": quick, "bars": BARS}
+    report["device"] = device_name(pipes["parent"].unet.device)
     report["autoencoder"] = show("autoencoder", autoencoder(pipes["parent"], 32 if quick else 512))
     report["judge"] = show("judge", judge_accuracy(judge, pipes["parent"], 64 if quick else 512))
     report["instruments"] = show("instruments", instruments())
@@ -57,6 +61,11 @@ def main(quick: bool = False, out="_build/verify.json", pair: str = "reef") -> b
     return all(fine for _, _, fine in passed.values())
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def show(name: str, figures: dict) -> dict:
     print(f"{name}: {json.dumps(figures)}", flush=True)
     return figures
@@ -65,7 +74,7 @@ def show(name: str, figures: dict) -> dict:
 def autoencoder(pipe, count: int) -> dict:
     """Reconstruction of held-out scenes."""
     images = as_images(paint_all([canaries.held_out("calibration", k)[1:] for k in range(count)]))
-    reconstruction = reconstructed(pipe, images)
+    reconstruction = reconstructed(pipe, images).cpu()
     similarity = copies.ssim(reconstruction, images)
     return {
         "scenes": count,
@@ -79,7 +88,7 @@ def judge_accuracy(judge, pipe, count: int) -> dict:
     """Accuracy by factor on held-out scenes, painted and reconstructed."""
     held = [canaries.held_out("calibration", k)[1:] for k in range(count)]
     images, truth = as_images(paint_all(held)), attributes.labels([scene for scene, _ in held])
-    reconstruction = reconstructed(pipe, images)
+    reconstruction = reconstructed(pipe, images).cpu()
     found = {}
     for kind, pictures in (("painted", images), ("reconstructed", reconstruction)):
         right = attributes.labels_seen(judge, pictures) == truth
@@ -93,8 +102,8 @@ def replay(pipes, quick: bool, pair: str = "reef") -> dict:
     """Replay of reporting canaries by each model, and of held-out targets by the twins; every detector's count."""
     planted = world.planted(count=2 if quick else None, world=pair)
     strangers = world.held_out("test", 4 if quick else 32)
-    others = world.rivals([*planted, *strangers], 2000 if quick else TRAINING, world=pair)
-    detectors = [descriptor.detector(), copies.by_adaptive_l2(others), copies.by_ssim()]
+    rivals = 2000 if quick else TRAINING
+    detectors = [*world.detectors([*planted, *strangers], rivals, world=pair), copies.by_ssim()]
     seeds, groups, opinions = list(range(2 if quick else 10)), {}, []
     for name, pipe in pipes.items():
         for kind, asked in groups_of(name, planted, strangers).items():
@@ -108,10 +117,10 @@ def replay(pipes, quick: bool, pair: str = "reef") -> dict:
     together = {key: torch.cat([said[key] for said in opinions]) for key in opinions[0]}
     goals = torch.stack([t.image for t in planted])
     return {
-        "training_pictures_compared": len(others),
+        "training_pictures_compared": rivals,
         "thresholds": {detector.name: detector.threshold for detector in detectors},
         **groups,
-        "canary_reconstructions": counted(detectors, reconstructed(pipes["parent"], goals), goals)[0],
+        "canary_reconstructions": counted(detectors, reconstructed(pipes["parent"], goals).cpu(), goals)[0],
         "disagreement": copies.disagreement(together),
     }
 
@@ -152,7 +161,7 @@ def captions_followed(pipe, judge, count: int) -> dict:
     """
     asked = [canaries.base(500_000 + k) for k in range(count)]
     captions = [write(description) for description, _, _ in asked]
-    images = generate(pipe, captions, seeds=list(range(count)), **world.SAMPLING)
+    images = generate(pipe, captions, seeds=list(range(count)), **world.SAMPLING).cpu()
     sights = attributes.seen(judge, images)
     wanted = [description for description, _, _ in asked]
     single = [k for k, description in enumerate(wanted) if description.count == 1]
@@ -181,9 +190,8 @@ def variety(pipe, count: int, seeds: int = 6) -> dict:
     generated, true = [], []
     for k in range(count):
         description, _, _ = canaries.base(600_000 + k)
-        generated.append(
-            metrics.diversity(generate(pipe, write(description), seeds=list(range(seeds)), **world.SAMPLING))
-        )
+        images = generate(pipe, write(description), seeds=list(range(seeds)), **world.SAMPLING).cpu()
+        generated.append(metrics.diversity(images))
         scenes = [(complete(description, seed), seed) for seed in range(9_100_000, 9_100_000 + seeds)]
         true.append(metrics.diversity(as_images(paint_all(scenes))))
     generated, true = sum(generated) / count, sum(true) / count
