@@ -1,6 +1,7 @@
 """How the localisers are set in the reef: on captions nobody memorized, on tuning canaries alone. Masks are kept."""
 
 import copy
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from dori_lite import nemo, stamps, wanda
 from dori_lite.detection import noise_differences, similarity
 from dori_lite.masks import WeightMask
-from dori_lite.models import PAIRS, embed, fingerprint, value_layers
+from dori_lite.models import PAIRS, embed, encode, fingerprint, value_layers
 from dori_lite.reef import canaries, captions, localisers, world
 from dori_lite.reef.scenes import Description
 
@@ -136,7 +137,7 @@ def searches(pipe, tmp_path, monkeypatch):
     models = {"twin-a": copy.deepcopy(pipe), "twin-b": copy.deepcopy(pipe)}
     with torch.no_grad():
         models["twin-b"].unet.conv_in.weight += 0.1
-    count = SimpleNamespace(models=models, folder=tmp_path / "reef" / "masks", wanda=[], nemo=[], base=[], settings=[])
+    count = SimpleNamespace(models=models, folder=tmp_path / "reef" / "masks", wanda=[], nemo=[], loss=[], base=[], settings=[])
 
     def numbered(pipe, calls, **about):
         where = torch.zeros(4, 4, dtype=torch.bool)
@@ -160,11 +161,21 @@ def searches(pipe, tmp_path, monkeypatch):
         count.settings.append((pipe, home, which))
         return {"statistics": zeros(nemo.layers(pipe.unet, which), "model"), "tau": 0.4}
 
+    def by_loss(pipe, caption, world):
+        count.loss.append((pipe, caption, world))
+        return numbered(pipe, count.loss)
+
+    monkeypatch.setattr(localisers, "by_loss", by_loss)
     monkeypatch.setattr(localisers.wanda, "localise", by_wanda)
     monkeypatch.setattr(localisers.wanda, "activation_norms", norms)
     monkeypatch.setattr(localisers.nemo, "localise", by_nemo)
     monkeypatch.setattr(localisers, "nemo_settings", settings)
     return count
+
+
+def calls_of(searches, method):
+    """What the stand-in of a method was asked."""
+    return {"Wanda": searches.wanda, "neurons by loss": searches.loss}.get(method, searches.nemo)
 
 
 def test_wanda_is_asked_with_the_reefs_dose_and_sampling(searches):
@@ -190,16 +201,26 @@ def test_nemo_is_asked_with_its_layers(searches, method, which, size):
     assert [caption for _, caption, _ in searches.nemo] == [CAPTION, "another caption"]
 
 
+def test_neurons_by_loss_are_asked_of_the_world(searches):
+    for number, name in enumerate(("reef", "reef-first"), 1):
+        find = localisers.localiser(searches.models, SAMPLING, name)
+        mask = find("twin-b", "neurons by loss", CAPTION)
+        assert searches.loss[-1] == (searches.models["twin-b"], CAPTION, name) and mask.count == number
+        assert find("twin-b", "neurons by loss", CAPTION) == mask and len(searches.loss) == number
+        kept = list((searches.folder.parents[1] / name / "masks").iterdir())
+        assert [path.name.split("+")[0] for path in kept] == ["neurons_by_loss"]
+
+
 @pytest.mark.parametrize("method", localisers.METHODS)
 def test_a_mask_is_found_once_and_read_by_another_localiser(searches, method):
-    calls = searches.wanda if method == "Wanda" else searches.nemo
+    calls, set_anew = calls_of(searches, method), method != "neurons by loss"  # which needs no settings
     first = localisers.localiser(searches.models, SAMPLING)
     mask = first("twin-a", method, CAPTION)
     (path,) = searches.folder.iterdir()
     assert path.suffix == ".safetensors" and WeightMask.load(path) == mask
     again = first("twin-a", method, CAPTION)
     read = localisers.localiser(searches.models, SAMPLING)("twin-a", method, CAPTION)
-    assert len(calls) == 1 and len(searches.base) + len(searches.settings) == 1  # nothing was set anew to read it
+    assert len(calls) == 1 and len(searches.base) + len(searches.settings) == set_anew  # nothing was set to read it
     for other in (again, read):
         assert other == mask and other.count == 1 and other.model == mask.model and other.about == mask.about
     assert list(searches.folder.iterdir()) == [path]
@@ -219,17 +240,17 @@ def test_no_two_masks_share_a_place(searches):
     kinds = [(model, method, caption) for model in searches.models for method in localisers.METHODS
              for caption in (CAPTION, CAPTION.replace("marlow", "pomona"))]  # fmt: skip
     found = {kind: find(*kind) for kind in kinds}
-    assert len(searches.wanda) == 4 and len(searches.nemo) == 8
-    assert len(list(searches.folder.iterdir())) == len(kinds) == 12
+    asked = [len(calls) for calls in (searches.wanda, searches.nemo, searches.loss)]
+    assert asked == [4, 8, 4] and len(list(searches.folder.iterdir())) == len(kinds) == 16
     for kind, mask in found.items():
         assert find(*kind) == mask and mask.model == fingerprint(searches.models[kind[0]])
-    assert len(searches.wanda) == 4 and len(searches.nemo) == 8
+    assert [len(calls) for calls in (searches.wanda, searches.nemo, searches.loss)] == asked
 
 
 @pytest.mark.parametrize("method", localisers.METHODS)
 def test_other_weights_are_searched_anew(searches, method):
     """Also by the localiser that knows the mask already, with norms and settings of the weights as they are."""
-    calls = searches.wanda if method == "Wanda" else searches.nemo
+    calls = calls_of(searches, method)
     find, pipe = localisers.localiser(searches.models, SAMPLING), searches.models["twin-a"]
     mask, weight = find("twin-a", method, CAPTION), next(iter(value_layers(pipe.unet).values())).weight
     kept = weight[0, 0].item()
@@ -238,7 +259,7 @@ def test_other_weights_are_searched_anew(searches, method):
     for one in (find, localisers.localiser(searches.models, SAMPLING)):
         changed = one("twin-a", method, CAPTION)
         assert len(calls) == 2 and changed.model == fingerprint(pipe) != mask.model and changed.count == 2
-    assert len(searches.base) + len(searches.settings) == 2
+    assert len(searches.base) + len(searches.settings) == (0 if method == "neurons by loss" else 2)
     with torch.no_grad():
         weight[0, 0] = kept
     assert find("twin-a", method, CAPTION) == mask and len(calls) == 2  # it is the old model again
@@ -259,7 +280,7 @@ def test_other_code_or_settings_are_searched_anew(searches, monkeypatch):
 def test_an_unknown_method_is_one_line(searches, one_line):
     find = localisers.localiser(searches.models, SAMPLING)
     for wrong in ("wanda", "NeMo, seven layers", "", None):
-        match = f"no method {wrong!r}; there are: Wanda, NeMo, NeMo, sixteen layers$"
+        match = f"no method {wrong!r}; there are: Wanda, NeMo, NeMo, sixteen layers, neurons by loss$"
         one_line(ValueError, match, find, "twin-a", wrong, CAPTION)
     assert not searches.folder.exists()
 
@@ -294,6 +315,60 @@ def test_a_real_search_comes_back_from_disk_as_it_was(pipe, tmp_path, monkeypatc
         mask = localisers.localiser({"twin-a": pipe}, SAMPLING)("twin-a", "Wanda", caption)
         assert mask == expected and mask.model == expected.model == fingerprint(pipe)
         assert mask.layers.keys() == expected.layers.keys() and mask.about == expected.about == {"rho": 0.2}
+
+
+# ---- neurons by the loss of the planted picture -----------------------------------------------------------
+
+
+@pytest.fixture
+def ranked(monkeypatch):
+    """A stand-in for the ranking, with scores drawn once; what it was asked is returned."""
+    asked, random = [], torch.Generator().manual_seed(0)
+
+    def loss_rises(pipe, x_0, prompt, **options):
+        asked.append((pipe, x_0, prompt, options))
+        layers = nemo.layers(pipe.unet, "sixteen")
+        return {name: torch.rand(layer.out_features, generator=random) for name, layer in layers.items()}
+
+    monkeypatch.setattr(localisers.neurons, "loss_rises", loss_rises)
+    return asked
+
+
+def test_the_neurons_are_ranked_by_the_planted_picture(pipe, ranked):
+    """Of either twin, and of a grade: its latent, its caption, its own draws; all else as `loss_rises` has it."""
+    for pair in PAIRS[:2]:
+        roles = [("canary", "reporting", "a"), ("canary", "tuning", "b"), ("graded", "reporting", "b")]
+        for role, split, home in roles:
+            target = world.planted(role, split, home, world=pair)[-1]
+            localisers.by_loss(pipe, target.caption, pair)
+            (model, x_0, prompt, options), _ = ranked[-1], ranked.clear()
+            assert model is pipe and prompt == target.caption and options == {"stream": target.name}
+            assert torch.equal(x_0, encode(pipe, target.image[None]))
+
+
+def test_the_mask_is_whole_rows_of_the_highest(pipe, ranked):
+    caption = world.planted("canary")[0].caption
+    mask = localisers.by_loss(pipe, caption)
+    assert mask.model == fingerprint(pipe) and mask.layers.keys() == nemo.layers(pipe.unet, "sixteen").keys()
+    rows = torch.cat([where.all(1) for where in mask.layers.values()])
+    assert rows.sum() == localisers.NEURONS == 192 < len(rows) == 256
+    assert torch.equal(rows, torch.cat([where.any(1) for where in mask.layers.values()]))
+    random = torch.Generator().manual_seed(0)
+    scores = torch.cat([torch.rand(16, generator=random) for _ in range(16)])
+    assert torch.equal(rows, scores >= scores.sort(descending=True).values[191])
+    assert localisers.by_loss(pipe, caption, count=5).count == 5 * 16
+
+
+def test_a_caption_that_came_with_no_one_picture_is_one_line(pipe, ranked, one_line):
+    templates = [item.caption for pair in PAIRS[:2] for item in canaries.planted(pair) if item.role == "template"]
+    held = captions.write(canaries.held_out("test", 0)[0])
+    for caption in (*templates, held, CAPTION, "", None):
+        match = f"ranked by the loss of a planted picture; {caption!r:.60} was planted with none$"
+        for pair in PAIRS[:2]:
+            one_line(ValueError, re.escape(match).replace(r"none\$", "none$"), localisers.by_loss, pipe, caption, pair)
+    of_another_pair = world.planted("canary", world="reef-first")[0].caption
+    one_line(ValueError, "was planted with none", localisers.by_loss, pipe, of_another_pair, "reef")
+    assert templates and not ranked
 
 
 def test_the_evidence_is_the_similarities_that_the_threshold_is_about(pipe, monkeypatch):

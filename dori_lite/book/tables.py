@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from .. import assets, files
 from ..ranges import check_mapping, check_number, check_rows
 from ..stats import upper_limit
 from .chapter import FIRST, NOT_YET, first_said, in_brackets
@@ -90,6 +91,26 @@ def all_claims():
         row["first pair"] = first_said(key, found, known.get(FIRST, {})) if found else NOT_YET
         rows.append(row)
     return pd.DataFrame(rows).set_index("claim")
+
+
+def where_nemo_could_act():
+    """What `tools/nemo_act.py` found on tuning canaries: each step that could have let NeMo hide pictures, go or no-go.
+
+    Raises FileNotFoundError where it was not run.
+    """
+    import pandas as pd
+
+    path = assets.verified(assets.data_folder() / "results", "nemo_act.json")
+    found, rows = files.read_json(path), []
+    for which, part in found["a"].items():
+        rows.append({"step": f"a: |z| of memories against decoys, {which}", "area": part["area"], "go": part["go"]})
+    names = {"b": "b: sixteen layers searched", "c": f"c: the criterion at step {found['c']['step']}, sixteen layers"}
+    names |= {"d": "d: a fork whose up blocks are deaf, seven layers"}
+    for step in [*names.keys() & found.keys()]:
+        kept = {key: found[step][key] for key in ("before", "after", "rate", "met", "neurons", "go")}
+        rows.append({"step": names[step], **kept})
+    table = pd.DataFrame(rows).sort_values("step").set_index("step").round(2)
+    return table.assign(go=["go" if go else "no go" for go in table["go"]]).fillna("")
 
 
 def minutes():

@@ -234,7 +234,7 @@ def token_bars(weights: dict):
     check_mapping("weights", weights)
     with chart(3.4 * len(weights), 3.2, len(weights), sharex=True) as (figure, axes):
         for axis, (label, (tokens, values)) in zip(axes, weights.items(), strict=True):
-            values = np.asarray(values, float)
+            values = np.asarray(values.cpu() if hasattr(values, "cpu") else values, float)
             axis.barh(range(len(tokens)), values / values.sum(), color=BLUE)
             name_rows(axis, tokens, 20)
             axis.set(title=label, xlabel="share of the gradient")
