@@ -214,6 +214,17 @@ TABLE = {
         order=("word", "code"),
         steps=("count", 2),
     ),
+    # ---- neurons
+    "neurons.loss_rises": row(
+        pipe="pipe",
+        x_0=("latents -one", lambda k: k.x[:1]),
+        prompt="caption",
+        which=("word", "seven"),
+        batches="count",
+        seed="seed",
+        stream=("", "x"),
+    ),
+    "neurons.highest": row(scores=("mapping", {TO_V: torch.ones(3)}), count=("count -0", 2)),
     # ---- wanda
     "wanda.layers": row(unet="unet", which=("word", "seven")),
     "wanda.activation_norms": row(

@@ -17,7 +17,7 @@ from dori_lite.book import build, claims, contrasts, profiles, publish
 from dori_lite.copies import Detector
 from dori_lite.evaluation import Target
 from dori_lite.figures import graded
-from dori_lite.reef import calibrate, descriptor, scenes, world
+from dori_lite.reef import calibrate, descriptor, localisers, scenes, world
 from dori_lite.runs import open_run
 
 
@@ -262,6 +262,12 @@ TABLE = {
         call=lambda images: images == "fine" or calibrate.nearest_score(features, images, 1),
         images=("object -text", "fine"),
     ),
+    "reef.localisers.unmemorized": row(count="count"),
+    "reef.localisers.by_loss": row(
+        call=lambda pipe, caption: caption == "fine" or localisers.by_loss(pipe, caption),
+        pipe=("", lambda k: k.pipe),
+        caption=("text", "fine"),
+    ),
     # ---- figures
     "figures.style.literal": row(text=("", "x")),
     "figures.style.styles": row(names=("list -empty -text", ["a"]), bare="names"),
@@ -310,6 +316,17 @@ TABLE = {
     "figures.charts.token_bars": row(weights=("mapping", {"x": (["a", "b"], [0.1, 0.2])})),
     "figures.charts.curves": row(
         x=("list", [0, 1]), heights=("mapping", {"a": [0, 1]}), across=("", "x"), up=("", "y")
+    ),
+    "figures.doses.neurons": row(
+        rows=columns("n", "ranking", "model", "descriptor rate"),
+        value=("word", "descriptor rate"),
+        total=("count -None", 1088),
+    ),
+    "figures.doses.heard": row(
+        rows=columns("condition", "start", "descriptor rate"),
+        down=("word", "condition"),
+        across=("word", "start"),
+        value=("word", "descriptor rate"),
     ),
     "figures.graded.over_thresholds": row(
         call=lambda other, **given: graded.over_thresholds(*[given.pop(k) for k in GIVEN], other, **given),

@@ -34,6 +34,7 @@ def table():
     ]
     more = {"model": "own twin", "exposures": 10, "score": 0.5, "rho": 0.1, "descriptor": [[0.9, 0.2]] * 8}
     more |= {"adaptive l2": [[1.5, 0.5]] * 8, "mask": ["Wanda", "random"] * 4, "role": "canary", "home": "a"}
+    more |= {"n": 24, "ranking": "loss"}
     return pd.DataFrame(found).assign(**more)
 
 
@@ -104,20 +105,22 @@ LEFT_OUT = {
         runs.Run.read_record runs.Run.minutes locks.rank assets.data_folder assets.versions assets.machine
         assets.cache_folder fit.autocast_precision reef.scenes.Description.named book.profiles.Profile.device
         book.profiles.Profile.after book.profiles.Profile.direction_only book.profiles.cuda_available
-        book.build.checkout book.build.times book.claims.committed book.tables.all_claims book.tables.minutes""",
+        book.build.checkout book.build.times book.claims.committed book.tables.all_claims book.tables.minutes
+        book.tables.where_nemo_could_act""",
     "their own tests have the tables, with what a valid call needs": """
         copies.sscd metrics.alignment_text_image files.whole files.whole_folder fit.training reef.world.detectors
         reef.world.alignment reef.captions.caption_of reef.attributes.Judge.features reef.attributes.load
+        reef.localisers.nemo_settings reef.localisers.localiser reef.localisers.evidence
         reef.descriptor.load reef.descriptor.detector reef.calibrate.main figures.pictures.poster_of
         book.claims.in_words book.claims.power book.verdicts.judged book.verdicts.same_sign book.chapter.begin
         book.chapter.conclude book.chapter.verdicts book.chapter.verdict_table book.tables.reported_and_ours
         book.build.execute book.build.site""",
 }
-MODULES = """models diffusion hooks masks distances copies metrics detection nemo wanda dori locality evaluation stats
-planning files units runs stamps assets fit reef.world reef.captions reef.scenes reef.paint reef.attributes
-reef.descriptor reef.calibrate figures.style figures.pictures figures.charts figures.graded figures.explorer
-book.claims book.contrasts book.effects book.verdicts book.chapter book.tables book.profiles book.publish book.build
-book.reported""".split()
+MODULES = """models diffusion hooks masks distances copies metrics detection nemo neurons wanda dori locality
+evaluation stats planning files units runs stamps assets fit reef.world reef.captions reef.scenes reef.paint
+reef.attributes reef.descriptor reef.calibrate reef.localisers figures.style figures.pictures figures.charts
+figures.doses figures.graded figures.explorer book.claims book.contrasts book.effects book.verdicts book.chapter
+book.tables book.profiles book.publish book.build book.reported""".split()
 
 
 TABLE = bad_models.TABLE | bad_rows.TABLE

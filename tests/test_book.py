@@ -11,7 +11,7 @@ from dori_lite.files import plain
 from dori_lite.reef import plan
 
 SITE_TITLE = "A model that remembers"
-CLAIMS = {"01": 3, "02": 5, "03": 8, "04": 6, "05": 4}  # how many verdicts a chapter's record holds
+CLAIMS = {"01": 3, "02": 5, "03": 10, "04": 7, "05": 4}  # how many verdicts a chapter's record holds
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,13 @@ def test_rows_are_complete_and_of_one_kind_each(executed):
     for kind, by in (("detection", ["twin", "model"]), ("ordinary", ["twin"])):
         assert set(run["02"].rows(kind).groupby(by).size()) == {16}
     table = run["03"].rows("condition")
-    assert len(table) == 10 * attacked and run["03"].kinds() == ["condition", "dose", "others", "outliers"]
+    assert len(table) == 12 * attacked
+    assert run["03"].kinds() == ["condition", "dose", "neurons", "others", "outliers", "silenced"]
+    shown = run["03"].rows("neurons").groupby(["ranking", "n"]).size()
+    assert len(shown) == 3 * 4 and {*shown} == {attacked}  # three rankings, three numbers and all
+    assert len(run["03"].rows("silenced")) == 3 * 3 * attacked  # layers by spans of steps
     attacks = run["04"].rows("attack").query("role == 'canary'")
-    assert attacks.drop_duplicates(["target", "condition", "start"]).shape[0] == 9 * attacked
+    assert attacks.drop_duplicates(["target", "condition", "start"]).shape[0] == 11 * attacked
     for kind, columns in (("condition", ["descriptor", "held-out alignment"]), ("dose", ["rho", "mask", "model"])):
         assert run["03"].rows(kind)[columns].notna().all(axis=None)
     found = {kind: len(run["05"].rows(kind)) for kind in run["05"].kinds()}
@@ -83,6 +87,7 @@ def test_random_masks_have_as_many_weights_as_what_they_are_compared_with(execut
     weights = table.pivot(index="target", columns="condition", values="weights")
     assert (weights["random like NeMo"] == weights["NeMo"]).all()
     assert (weights["random like Wanda"] == weights["Wanda"]).all()
+    assert (weights["as many at random"] == weights["neurons by loss"]).all()
     assert (weights["another caption's mask"] == weights["Wanda"]).all()
     assert (weights["other twin, same mask"] == weights["Wanda"]).all()
     assert (table.set_index("condition").loc["all seven layers", "density"] == 1).all()
@@ -93,7 +98,7 @@ def test_masks_are_found_once(executed):
     folder = executed["04_the_picture_comes_back"][1].folder.parents[1] / "masks"
     attacked = 2 * executed["04_the_picture_comes_back"][1].profile["attacked"]
     names = [path.name.split("+")[0] for path in folder.glob("*.safetensors")]
-    assert names.count("NeMo") == names.count("NeMo,_sixteen_layers") == attacked
+    assert names.count("NeMo") == names.count("NeMo,_sixteen_layers") == names.count("neurons_by_loss") == attacked
     # own and other twin, held-out captions of chapters 3 and 4, and another canary's in an exercise of chapter 3
     assert names.count("Wanda") == 4 * attacked + 1
 

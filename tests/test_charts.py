@@ -12,7 +12,7 @@ from matplotlib import cbook
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from dori_lite.figures import charts, graded, pictures, style
+from dori_lite.figures import charts, doses, graded, pictures, style
 from dori_lite.stats import mean_interval
 
 
@@ -218,6 +218,77 @@ def test_a_condition_without_a_line_is_refused():
         charts.rate_curves(rows)
 
 
+# ---- how much of a model, and which part ---------------------------------------------------------------
+
+
+def neuron_rows():
+    """Six targets in twin A under three rankings, two in twin B under one; doses neither in order nor all there."""
+    found = [("twin-b", "loss", n, k, 0.2 + 0.4 * k) for n in (1088, 48) for k in range(2)]
+    found += [("twin-a", "random", n, k, 1 - x / 2) for n in (192, 48) for k, x in enumerate(SIX)]
+    found += [("twin-a", "loss", n, k, x * scale) for n, scale in ((1088, 0.25), (48, 1), (192, 0.5))
+              for k, x in enumerate(SIX)]  # fmt: skip
+    found += [("twin-a", "|z|", 192, k, 0.5 + x / 4) for k, x in enumerate(SIX)]
+    return pd.DataFrame(found, columns=["model", "ranking", "n", "target", "descriptor mean"])
+
+
+def test_neurons_are_drawn_at_the_means_of_each_dose():
+    figure = doses.neurons(neuron_rows())
+    assert [axis.get_title() for axis in figure.axes] == ["twin-a", "twin-b"]
+    drawn = [{c.get_label(): [x.tolist() for x in c.lines[0].get_data()] for c in a.containers} for a in figure.axes]
+    assert list(drawn[0]) == ["|z|", "loss", "random"] and list(drawn[1]) == ["loss"]
+    assert {name: [round(x) for x in places] for name, (places, _) in drawn[0].items()} == {
+        "|z|": [1], "loss": [0, 1, 2], "random": [0, 1],  # evenly apart, whatever the numbers
+    }  # fmt: skip
+    assert len({places[-1] % 1 for places, _ in drawn[0].values()}) == 3  # side by side, not one on the other
+    mean = sum(SIX) / 6  # 0.6
+    assert drawn[0]["|z|"][1] == pytest.approx([0.5 + mean / 4])
+    assert drawn[0]["loss"][1] == pytest.approx([mean, mean / 2, mean / 4])
+    assert drawn[0]["random"][1] == pytest.approx([1 - mean / 2] * 2)
+    assert drawn[1]["loss"] == [[0, 2], pytest.approx([0.4, 0.4])]  # at 48 and at all
+    first, *_ = figure.axes[0].containers[1].lines[2][0].get_segments()
+    assert first[:, 1].tolist() == pytest.approx(mean_interval(SIX)[1:])
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["48", "192", "1088"]
+    assert figure.axes[0].get_ylabel() == "mean descriptor score"
+    assert [text.get_text() for text in figure.legends[0].texts] == ["|z|", "loss", "random"]
+    lines = [container.lines[0] for container in figure.axes[0].containers]
+    looks = [(colour, marker) for colour, marker, _ in doses.RANKINGS.values()]
+    assert [(line.get_color(), line.get_marker()) for line in lines] == looks
+    assert all(len({*some}) == 3 for some in zip(*doses.RANKINGS.values(), strict=True))  # told apart three times
+
+
+def test_neurons_show_shares_of_all_and_any_column():
+    rows = neuron_rows().rename(columns={"descriptor mean": "other"})
+    axis = doses.neurons(rows, "other", "nearness", total=1088).axes[0]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["48\n4 %", "192\n18 %", "1088\n100 %"]
+    assert axis.get_ylabel() == "nearness"
+
+
+def test_neurons_that_cannot_be_drawn_are_one_line(one_line):
+    rows = neuron_rows()
+    match = r"^no line is known for slope; there are: \|z\|, loss, random$"
+    one_line(ValueError, match, doses.neurons, rows.replace("random", "slope"))
+    match = "^total=1087 is not a count that fits; give a whole number from 1088 on$"
+    one_line(ValueError, match, doses.neurons, rows, total=1087)
+    one_line(ValueError, "^rows have no column 'n'", doses.neurons, rows.drop(columns="n"))
+
+
+def test_a_map_has_the_rows_order_and_their_means():
+    parts = [("up", "late", 0.25), ("all", "late", 0.5), ("up", "early", 0.75), ("all", "early", 1.0)]
+    found = [(layers, steps, score + shift) for shift in (0.1, -0.2) for layers, steps, score in parts]
+    rows = pd.DataFrame(found, columns=["layers", "steps", "descriptor mean"])
+    axis, bar = doses.heard(rows, "layers", "steps").axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["up", "all"]  # not by the alphabet
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["late", "early"] and axis.yaxis_inverted()
+    means = [0.2, 0.7, 0.45, 0.95]
+    assert axis.collections[0].get_array().ravel().tolist() == pytest.approx(means)
+    assert [text.get_text() for text in axis.texts] == [f"{mean:.2f}" for mean in means]
+    assert (axis.get_xlabel(), axis.get_ylabel(), bar.get_ylabel()) == ("steps", "layers", "mean descriptor score")
+    assert axis.collections[0].get_clim() == (0, 1)
+    axis, bar = doses.heard(rows.rename(columns={"descriptor mean": "v"}), "steps", "layers", "v", "share").axes
+    assert axis.collections[0].get_array().ravel().tolist() == pytest.approx([0.2, 0.45, 0.7, 0.95])
+    assert bar.get_ylabel() == "share"
+
+
 # ---- over all thresholds ------------------------------------------------------------------------------
 
 
@@ -385,6 +456,10 @@ DRAWN = {
     "exposure_curve": lambda: charts.exposure_curve(
         pd.DataFrame({"exposures": [1, 4], "model": "own twin", "$a$ $b$": [0.1, 0.9]}), "$a$ $b$", 0.5
     ),  # fmt: skip
+    "neurons": lambda: doses.neurons(
+        pd.DataFrame({"n": [1, 2] * 2, "ranking": "loss", "model": FOUR, "$a$ $b$": 0.5}), "$a$ $b$", "$a$ $b$", 2
+    ),  # fmt: skip
+    "heard": lambda: doses.heard(frame(EVERY, steps=EVERY[::-1]), "target", "steps", "v", "$a$ $b$"),
     "grid": lambda: pictures.grid({name: [IMAGE] * 4 for name in EVERY}, columns=FOUR, title=EVERY[9]),
     "grid, small": lambda: pictures.grid(
         {EVERY[9]: [IMAGE], EVERY[10]: [IMAGE]}, columns=[EVERY[10]], title="$", size=0.6

@@ -75,7 +75,7 @@ def estimate(key, run):
 
 
 def test_every_claim_has_an_effect_and_every_effect_a_claim():
-    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 26
+    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 29
 
 
 def differing(run) -> list[str]:
@@ -285,6 +285,8 @@ CONDITIONS = {
     "random like NeMo": [0.88, 0.77, 0.91, 0.83],
     "NeMo, sixteen layers": [0.05, 0.15, 0.25, 0.45],
     "all seven layers": [0.02, 0.04, 0.06, 0.01],
+    "neurons by loss": [0.08, 0.11, 0.13, 0.24],
+    "as many at random": [0.66, 0.74, 0.57, 0.79],
     "other twin": [0.12, 0.21, 0.33, 0.07],
     "other twin, same mask": [0.02, 0.15, 0.09, 0.16],
 }
@@ -300,7 +302,7 @@ OTHERS = {  # three other canaries of each
 def chapter_3():
     rows = scored(CONDITIONS)
     for k, row in enumerate(rows):
-        row |= {"held-out alignment": (37 * k % 40) / 100, "held-out chance": 0.3, "alignment": k / 7}
+        row |= {"held-out alignment": (37 * k % 48) / 100, "held-out chance": 0.3, "alignment": k / 7}
     others = [
         seen(t, x, condition=name, other=f"o{k}")
         for n, (name, each) in enumerate(OTHERS.items())
@@ -320,6 +322,8 @@ def minus(one, other):
     ("wanda-caption", "another caption's mask", "Wanda", 0.3375),
     ("wanda-trace", "Wanda", "other twin, same mask", 0.0825),
     ("nemo-hides", "unpruned", "NeMo", 0.1375),
+    ("neurons-hide", "unpruned", "neurons by loss", 0.735),
+    ("neurons-choose", "as many at random", "neurons by loss", 0.55),
 ])  # fmt: skip
 def test_pruning_is_one_condition_minus_another(key, one, other, mean):
     assert found(key, chapter_3()) == pytest.approx(minus(one, other))
@@ -336,7 +340,7 @@ def test_utility_is_what_alignment_of_held_out_captions_loses():
     run = chapter_3()
     table = run.kinds["condition"].set_index(["condition", "target"])["held-out alignment"]
     expected = [table["unpruned", t] - table["Wanda", t] for t in TARGETS]
-    assert len({*np.round(table, 6)}) == 40  # another column or condition would show
+    assert len({*np.round(table, 6)}) == len(table) == 48  # another column or condition would show
     assert by_target(effects.effect("wanda-utility", run)) == pytest.approx(expected)
     assert estimate("wanda-utility", run) == pytest.approx(np.mean(expected))
 
@@ -358,6 +362,18 @@ ATTACKS = {  # after 0, 1, 10, 25, 50, and where it goes on 100 and 200 steps
     "never saw it, same mask": {"a": [0.03, 0.1, 0.2, 0.3, 0.2], "b": [0.04, 0, 0, 0, 0.35], "c": [0, 0, 0, 0, 0.2]},
     "remembers": {t: [0.91, 0.92, 0.93, 0.94, 0.95] for t in TARGETS},
     "pruned by NeMo": {t: [0.81, 0.82, 0.83, 0.84, 0.86] for t in TARGETS},
+    "neurons blocked": {
+        "a": [0.2, 0.3, 0.4, 0.5, 0.75],
+        "b": [0.1, 0.2, 0.3, 0.5, 0.6],
+        "c": [0.1, 0.2, 0.2, 0.6, 0.8],
+        "d": [0.3, 0.4, 0.4, 0.5, 0.7],
+    },
+    "never saw it, same neurons": {
+        "a": [0.1, 0.2, 0.2, 0.3, 0.25],
+        "b": [0.1, 0.2, 0.2, 0.3, 0.35],
+        "c": [0.0, 0.1, 0.2, 0.3, 0.45],
+        "d": [0.0, 0.1, 0.2, 0.3, 0.45],
+    },
 }
 ATTACKS["never saw it, pruned"]["d"], ATTACKS["never saw it, same mask"]["d"] = [0, 0, 0, 0, 0.1], [0, 0, 0, 0, 0.15]
 RANDOM = {  # after 50 steps
@@ -389,6 +405,13 @@ def test_what_returns_counts_beyond_the_nearest_of_three_controls():
     expected = [0.9 - 0.4, 0.8 - 0.35, 0.7 - 0.5, 0.85 - 0.2]  # pruned, same mask, unpruned, unpruned
     assert found("wanda-returns", chapter_4()) == pytest.approx(expected)
     assert estimate("wanda-returns", chapter_4()) == pytest.approx(np.mean(expected))
+
+
+def test_what_returns_to_blocked_neurons_counts_beyond_the_nearer_of_two_controls():
+    """The twin that never saw it, whole and with the same neurons blocked; not what Wanda pruned in either."""
+    expected = [0.75 - 0.3, 0.6 - 0.35, 0.8 - 0.5, 0.7 - 0.45]  # unpruned, blocked, unpruned, blocked
+    assert found("neurons-return", chapter_4()) == pytest.approx(expected)
+    assert estimate("neurons-return", chapter_4()) == pytest.approx(0.3125)
 
 
 def test_the_lift_is_what_fifty_steps_add_to_the_caption_in_the_pruned_own_twin():
@@ -434,6 +457,7 @@ def test_a_smaller_profile_s_last_steps_stand_for_200_and_a_larger_one_s_do_not(
     assert found("injection", chapter_4(control_steps=1000)) == pytest.approx([0.5, 0.4, 0.5, 0.6])
     fewer = [0.6 - 0.3, 0.7 - 0.1, 0.4 - 0.3, 0.3 - 0.1]
     assert found("wanda-returns", chapter_4(attack_steps=25)) == pytest.approx(fewer)
+    assert found("neurons-return", chapter_4(attack_steps=25)) == pytest.approx([0.2, 0.2, 0.3, 0.2])
     assert found("wanda-lift", chapter_4(attack_steps=25)) == pytest.approx([0.4, 0.6, 0.1, 0.15])
 
 
@@ -555,6 +579,9 @@ NEEDED = {  # kind of rows, column: conditions
     "wanda-utility": ("condition", "condition", "unpruned", "Wanda"),
     "wanda-trace": ("condition", "condition", "Wanda", "other twin, same mask"),
     "nemo-hides": ("condition", "condition", "unpruned", "NeMo"),
+    "neurons-hide": ("condition", "condition", "unpruned", "neurons by loss"),
+    "neurons-choose": ("condition", "condition", "as many at random", "neurons by loss"),
+    "neurons-return": ("attack", "condition", "neurons blocked", "never saw it", "never saw it, same neurons"),
     "wanda-returns": ("attack", "condition", "pruned by Wanda", *effects.CONTROLS),
     "wanda-lift": ("attack", "condition", "pruned by Wanda"),
     "direction": ("attack", "condition", "pruned by Wanda"),

@@ -157,3 +157,22 @@ def test_our_numbers_stand_beside_the_reported_ones():
     assert here["trigger, not memorized"] == 3.1 and "trigger, not memorized, 20 steps" not in here
     assert (here["trigger, never saw the picture"], here["trigger, never saw the picture, 20 steps"]) == (4.1, 4.2)
     assert (here["caption, unpruned"], here["caption, NeMo"], here["trigger, unpruned"]) == (0, 1, 0.1)
+
+
+def test_the_steps_for_nemo_and_the_number_of_neurons_are_read_from_what_was_measured(tmp_path, monkeypatch):
+    searched = {"before": 0.9, "after": 0.5, "rate": 0.25, "met": 1.0, "neurons": 7.5, "rows": []}
+    areas = {"seven layers": {"area": 0.7656, "go": False}, "sixteen layers": {"area": 0.81, "go": True}}
+    found = {"a": areas, "b": searched | {"go": True}, "c": searched | {"go": False, "step": 20}}
+    rows = [("a", 96, 0.47), ("a", 192, 0.05), ("b", 96, 0.68), ("b", 192, 0.14)]
+    found["loss"] = {f"twin-{twin}, {n}": {"after": after, "rate": after > 0.3} for twin, n, after in rows}
+    monkeypatch.setenv("DORI_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        tables.where_nemo_could_act()
+    write_json(tmp_path / "results" / "nemo_act.json", found)
+    assets.record(tmp_path / "results", "nemo_act.json")
+    steps = tables.where_nemo_could_act()
+    assert steps["go"].tolist() == ["no go", "go", "go", "no go"] and "step 20" in steps.index[3]
+    assert steps["area"].tolist() == [0.77, 0.81, "", ""] and steps["after"].tolist() == ["", "", 0.5, 0.5]
+    tuned = tables.neurons_on_tuning()
+    assert tuned.index.tolist() == ["96", "192"]
+    assert tuned["score", "twin-a"].tolist() == [0.47, 0.05] and tuned["rate", "twin-b"].tolist() == [True, False]

@@ -100,8 +100,7 @@ def where_nemo_could_act():
     """
     import pandas as pd
 
-    path = assets.verified(assets.data_folder() / "results", "nemo_act.json")
-    found, rows = files.read_json(path), []
+    found, rows = nemo_act(), []
     for which, part in found["a"].items():
         rows.append({"step": f"a: |z| of memories against decoys, {which}", "area": part["area"], "go": part["go"]})
     names = {"b": "b: sixteen layers searched", "c": f"c: the criterion at step {found['c']['step']}, sixteen layers"}
@@ -110,7 +109,23 @@ def where_nemo_could_act():
         kept = {key: found[step][key] for key in ("before", "after", "rate", "met", "neurons", "go")}
         rows.append({"step": names[step], **kept})
     table = pd.DataFrame(rows).sort_values("step").set_index("step").round(2)
-    return table.assign(go=["go" if go else "no go" for go in table["go"]]).fillna("")
+    return table.assign(go=["go" if go else "no go" for go in table["go"]]).astype(object).fillna("")
+
+
+def nemo_act() -> dict:
+    return files.read_json(assets.verified(assets.data_folder() / "results", "nemo_act.json"))
+
+
+def neurons_on_tuning():
+    """Scores and rates of the tuning canaries after blocking the highest n neurons by the loss: one row a number n.
+
+    Raises FileNotFoundError where `tools/nemo_act.py loss` was not run.
+    """
+    import pandas as pd
+
+    found = {tuple(key.split(", ")): part for key, part in nemo_act()["loss"].items()}
+    table = pd.DataFrame(found).T.rename(columns={"after": "score"}).unstack(0).round(2)
+    return table.sort_index(key=lambda n: n.astype(int)).rename_axis("neurons blocked")
 
 
 def minutes():

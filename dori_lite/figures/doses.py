@@ -54,7 +54,8 @@ def heard(rows, down: str, across: str, value: str = "descriptor mean", label: s
     table = rows.pivot_table(value, down, across, aggfunc="mean").loc[order[0], order[1]]
     with chart(1.1 * len(order[1]) + 2, 0.5 * len(order[0]) + 1.6, left=False) as (figure, [axis]):
         options = {"annot": True, "fmt": ".2f", "cmap": "Greys", "vmin": 0, "vmax": 1, "linewidths": 1}
-        sns.heatmap(table, ax=axis, cbar_kws={"label": label}, **options)
+        options["yticklabels"], options["xticklabels"] = ([style.literal(x, 44, 2) for x in names] for names in order)
+        sns.heatmap(table, ax=axis, cbar_kws={"label": style.literal(label, 52, 3)}, **options)
         axis.set(xlabel=across, ylabel=down)
         axis.tick_params(axis="y", rotation=0)
     return figure
