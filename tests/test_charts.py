@@ -489,3 +489,15 @@ def test_a_logarithmic_axis_keeps_its_powers():
     figure = charts.curves([0, 1], {"a": [1, 1000]}, "time", "loss", log=True)
     figure.canvas.draw()
     assert any("10^{" in text.get_text() for text in figure.axes[0].get_yticklabels())
+
+
+def test_token_bars_take_weights_that_lie_on_a_gpu():
+    class OnGPU:
+        def cpu(self):
+            return np.array([1.0, 3.0])
+
+        def __array__(self, *_, **__):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    [axis] = charts.token_bars({"own twin": (["a", "b"], OnGPU())}).axes
+    assert [bar.get_width() for bar in axis.patches] == [0.25, 0.75]
