@@ -494,7 +494,7 @@ def test_a_logarithmic_axis_keeps_its_powers():
 def test_token_bars_take_weights_that_lie_on_a_gpu():
     class OnGPU:
         def cpu(self):
-            return np.array([1.0, 3.0])
+            return torch.tensor([1.0, 3.0])
 
         def __array__(self, *_, **__):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
