@@ -1,7 +1,7 @@
 """Is there a setting in which NeMo hides a picture of the reef? Asked of tuning canaries, step by step, go or no-go.
 
     python tools/nemo_act.py             # steps a, b and c: about twenty minutes on one core
-    python tools/nemo_act.py FOLDER      # step d: twin A forked with deaf up blocks, its U-Net in FOLDER
+    python tools/nemo_act.py FOLDER      # step d: twin A of tools/nemo_fork.py, its U-Net in FOLDER
     python tools/nemo_act.py loss        # how many neurons by the loss, for `localisers.NEURONS`
 
 a. Does |z| tell memories from decoys? Go from an area under the ROC curve of 0.8 on.
