@@ -104,7 +104,7 @@ def where_nemo_could_act():
     for which, part in found["a"].items():
         rows.append({"step": f"a: |z| of memories against decoys, {which}", "area": part["area"], "go": part["go"]})
     names = {"b": "b: sixteen layers searched", "c": f"c: the criterion at step {found['c']['step']}, sixteen layers"}
-    names |= {"d": "d: a fork whose up blocks are deaf, seven layers"}
+    names |= {"d": "d: a fork with deaf up blocks (twin A, half as long), seven layers"}
     for step in [*names.keys() & found.keys()]:
         kept = {key: found[step][key] for key in ("before", "after", "rate", "met", "neurons", "go")}
         rows.append({"step": names[step], **kept})
