@@ -106,7 +106,7 @@ LEFT_OUT = {
         assets.cache_folder fit.autocast_precision reef.scenes.Description.named book.profiles.Profile.device
         book.profiles.Profile.after book.profiles.Profile.direction_only book.profiles.cuda_available
         book.build.checkout book.build.times book.claims.committed book.tables.all_claims book.tables.minutes
-        book.tables.where_nemo_could_act""",
+        book.tables.where_nemo_could_act book.tables.neurons_on_tuning""",
     "their own tests have the tables, with what a valid call needs": """
         copies.sscd metrics.alignment_text_image files.whole files.whole_folder fit.training reef.world.detectors
         reef.world.alignment reef.captions.caption_of reef.attributes.Judge.features reef.attributes.load
