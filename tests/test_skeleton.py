@@ -209,6 +209,10 @@ def notebook_problems(notebook) -> list[str]:
         )
         if draws and not cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip():
             problems.append(f"{begins}: it draws, and its metadata has no mystnb.image.alt")
+    lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    for line in lines:  # a table's cell ends at every bar, one inside a formula or code among them
+        if line.startswith("|") and any("|" in span for span in re.findall(r"`([^`]*)`", line)):
+            problems.append(f"{line[:40]!r}: a bar between back-ticks ends the table's cell")
     return problems
 
 
@@ -241,6 +245,7 @@ ALT = {"mystnb": {"image": {"alt": "A grid of pictures"}}}
         ([parameters(), new_code_cell("x" * 89)], "a line of 89 columns"),
         ([parameters(), new_code_cell("charts.curves(x)")], "mystnb.image.alt"),
         ([parameters(), new_code_cell(PICTURE)], "mystnb.image.alt"),
+        ([parameters(), new_markdown_cell("| a | {math}`|z|` | b |")], "a bar between back-ticks"),
         ([parameters(), new_code_cell("import matplotlib.pyplot as plt\nplt.plot([1])")], "mystnb.image.alt"),
         ([parameters(), new_code_cell("picture.show()", metadata={"mystnb": {"image": {"alt": " "}}})], "mystnb"),
     ],
@@ -253,7 +258,8 @@ def test_the_notebook_check_bites(cells, problem):
 def test_the_notebook_check_lets_clean_notebooks_pass():
     long = new_code_cell("# a comment\n\n" * 20 + "from dori_lite.figures import pictures")
     for given in (parameters(), parameters('profile = "quick"\nseed = 0\nwhere = "reef"')):
-        cells = [new_markdown_cell("plt.show()"), given, long, new_code_cell(PICTURE, metadata=ALT)]
+        text = new_markdown_cell("plt.show()\n\n| `a` | {math}`x` | `b` |")
+        cells = [text, given, long, new_code_cell(PICTURE, metadata=ALT)]
         assert not notebook_problems(new_notebook(cells=cells))
 
 
