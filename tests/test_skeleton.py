@@ -37,7 +37,7 @@ BOOK += ["kernel", "build"]
 MODULE_LINES = 262  # "about 250"
 CELL_LINES, CELL_COLUMNS = 15, 88
 PARAMETERS = {"profile": "quick", "seed": 0, "where": "reef"}
-TAGS = {"set-up", "idea", "experiment", "figure", "solution"}
+TAGS = {"set-up", "idea", "experiment", "figure", "exercise", "solution"}
 
 
 # ---- layers ------------------------------------------------------------------------------------------
