@@ -90,6 +90,15 @@ def publish(run: Path = typer.Argument(help="a run's folder, such as runs/reef/0
 
 
 @app.command()
+def fill(read: str = typer.Option(None, help="a chapter's number: its sentences were read after its verdicts changed")):
+    """Write the published runs' numbers into the book's sentences and tables."""
+    from .book import told
+
+    for path in told.update(checkout(), read):
+        print(f"filled: {path}")
+
+
+@app.command()
 def verify_models(
     quick: bool = typer.Option(False, help="fewer pictures and seeds"),
     pair: str = typer.Option("reef", help="the pair of twins: reef or reef-first"),

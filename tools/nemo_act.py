@@ -1,7 +1,7 @@
 """Is there a setting in which NeMo hides a picture of the reef? Asked of tuning canaries, step by step, go or no-go.
 
     python tools/nemo_act.py             # steps a, b and c: about twenty minutes on one core
-    python tools/nemo_act.py FOLDER      # step d: twin A of tools/nemo_fork.py, its U-Net in FOLDER
+    python tools/nemo_act.py FOLDER      # step d: both twins of tools/nemo_fork.py, in FOLDER
     python tools/nemo_act.py loss        # how many neurons by the loss, for `localisers.NEURONS`
 
 a. Does |z| tell memories from decoys? Go from an area under the ROC curve of 0.8 on.
@@ -130,20 +130,21 @@ def at_step(target, step: int, which: str = "sixteen"):
     return masks.WeightMask(mask.layers, None, {"neurons": sum(map(len, found.values()))}), not floor
 
 
-def forked(folder) -> dict:
-    """Step d: twin A with the fork's U-Net; NeMo over seven layers, and all seven blocked."""
-    pipe = reef.models["twin-a"]
-    pipe.unet = UNet2DConditionModel.from_pretrained(folder).float().eval()
-    mine = [target for target in tuning if target.labels["home"] == "a"]
+def forked(folder: Path) -> dict:
+    """Step d: both twins with the forks' U-Nets; NeMo over seven layers, and all seven blocked."""
+    for model, pipe in reef.models.items():
+        pipe.unet = UNet2DConditionModel.from_pretrained(folder / model / "unet").float().eval()
 
     def seven(target):
-        found = nemo.localise(pipe, target.caption, **known(target, "seven"))
-        return found.mask(pipe.unet), not found.reached_floor
+        found = nemo.localise(own(target), target.caption, **known(target, "seven"))
+        return found.mask(own(target).unet), not found.reached_floor
 
-    whole = {name: range(layer.out_features) for name, layer in models.value_layers(pipe.unet).items()}
-    found = searched(seven, targets=mine)
-    all_seven = masks.of_neurons(pipe.unet, whole)
-    return found | {"all seven blocked": mean([score(target, pipe, all_seven)[0] for target in mine])}
+    def all_seven(target):
+        layers = models.value_layers(own(target).unet).items()
+        whole = {name: range(layer.out_features) for name, layer in layers}
+        return score(target, own(target), masks.of_neurons(own(target).unet, whole))[0]
+
+    return searched(seven) | {"all seven blocked": mean([all_seven(target) for target in tuning])}
 
 
 def by_loss() -> dict:

@@ -1,0 +1,192 @@
+"""Numbers in the book's sentences: written there by this module, from the published runs, and never by hand.
+
+    value("wanda-hides interval")  # "0.51 [0.40, 0.62]"
+    value("first 03/condition descriptor rate where condition=Wanda")  # "0.21"
+    update()  # what `dori-lite fill` does
+
+A page holds a number between two comments, which no reader sees, and a table of verdicts in the same way:
+
+    It hides half: <!--wanda-hides-->0.51<!--/-->.
+    <!--table wanda-hides wanda-chooses--> … <!--/table-->
+
+`<!--record 03 1a2b3c4d-->` says which verdicts of chapter 3 the sentences around it were written about. When the
+published verdicts change, `problems` names the page until somebody has read its sentences (`dori-lite fill --read 03`).
+"""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+from ..files import digest, write_text
+from .chapter import FIRST, NOT_YET, in_brackets, in_clusters
+from .claims import CLAIMS, claim
+from .publish import all_published
+
+SPAN = re.compile(r"<!--(?!/|table |record )([^<>]+?)-->([^<\n]*)<!--/-->")
+TABLE = re.compile(r"<!--table ([^<>]+?)-->\n.*?<!--/table-->", re.DOTALL)
+RECORD = re.compile(r"<!--record (\d\d) ([0-9a-f]{8})-->")
+QUERY = re.compile(r"(?:(\w+) )?(\d\d)/(\S+) (.+?)(?: where (.+))?")
+HOW = {"mean": np.mean, "min": np.min, "max": np.max, "median": np.median, "sum": np.sum}
+SHORT = tomllib.loads(Path(__file__).with_name("short.toml").read_text(encoding="utf-8"))  # claims in few words
+
+
+def runs(world: str = "reef") -> dict:
+    """The published `standard` runs of a world: {number of the chapter: run}."""
+    return {run.chapter[:2]: run for run in all_published(world) if run.profile["name"] == "standard"}
+
+
+def verdict_of(key: str, world: str = "reef") -> dict | None:
+    """What the published run says of a claim; None where there is none yet. Raises ValueError for an unknown claim."""
+    claim(key)
+    said = (run.read_record()["verdicts"] for run in runs(world).values())
+    return next((verdicts[key] for verdicts in said if key in verdicts), None)
+
+
+def value(key: str) -> str:
+    """The number, or the words, that `key` asks for; "not yet run" where no published run says it.
+
+    A claim (`wanda-hides`) with nothing for its estimate, or `interval`, `low`, `high`, `n`, `verdict`, `rates`; or
+    the mean of a column of published rows (`03/condition descriptor rate where condition=Wanda, …`), or another of
+    min, max, median, sum, count before it. `first ` before either asks the first pair; ` as %` or ` as .3f` after it
+    is the format. Raises ValueError, saying what there is, for what nobody can answer.
+    """
+    asked, _, form = key.partition(" as ")
+    world = FIRST if asked.startswith("first ") else "reef"
+    asked = asked.removeprefix("first ")
+    name, _, field = asked.partition(" ")
+    if name in [*CLAIMS]:
+        return of_claim(verdict_of(name, world), field or "estimate", form)
+    if found := re.fullmatch(r"(\d\d) (minutes|machine)", asked):
+        run = runs(world).get(found[1])
+        return f"{run.read_record()[found[2]]:.0f}" if run and found[2] == "minutes" else run.read_record()["machine"]
+    if not (found := QUERY.fullmatch(asked)):
+        raise ValueError(f"{key!r} is no number of the book; give a claim, or CHAPTER/KIND COLUMN where COLUMN=VALUE")
+    how, chapter, kind, column, where = found.groups(default="")
+    if how not in ["", "count", *HOW]:
+        raise ValueError(f"{key!r}: there is no {how!r}; choose one of {', '.join(HOW)}, count")
+    if chapter not in [*runs(world)]:
+        return NOT_YET
+    part = matching(runs(world)[chapter].rows(kind), column, where, key)
+    if how == "count":
+        return f"{len(part)}"
+    if isinstance(part[column].iloc[0], str):
+        raise ValueError(f"{key!r}: {column} holds words, which have no mean; count them, or choose another column")
+    numbers = np.concatenate([np.atleast_1d(np.asarray(x, float)) for x in part[column]])
+    return shown(float(HOW[how or "mean"](numbers)), form)
+
+
+def matching(rows, column: str, where: str, key: str):
+    """The rows in which every `COLUMN=VALUE` of `where` is true."""
+    if column not in rows:
+        raise ValueError(f"{key!r}: no column {column!r}; there are: {', '.join(map(str, rows.columns)) or 'no rows'}")
+    for condition in re.split(r", (?=[\w -]+=)", where) if where else []:
+        name, _, wanted = condition.partition("=")
+        if name not in rows:
+            raise ValueError(f"{key!r}: no column {name!r}; there are: {', '.join(map(str, rows.columns))}")
+        known = rows[name]
+        said = known == float(wanted) if known.dtype.kind in "if" else known.astype(str) == wanted
+        if not said.any():
+            raise ValueError(f"{key!r}: {name} is never {wanted!r}; there are: {[*known.unique()][:12]}")
+        rows = rows[said]
+    return rows
+
+
+def of_claim(found: dict | None, field: str, form: str) -> str:
+    if found is None:
+        return NOT_YET
+    words = {"interval": in_brackets(found), "n": in_clusters(found), "verdict": found["verdict"]}
+    words["rates"] = found["rates"]["verdict"] if "rates" in found else "no rate was named"
+    numbers = {name: found[name] for name in ("estimate", "low", "high")}
+    if field not in words | numbers:
+        raise ValueError(f"a claim has no {field!r}; there are: {', '.join(words | numbers)}")
+    return words[field] if field in words else shown(numbers[field], form)
+
+
+def shown(number: float, form: str = "") -> str:
+    if form == "%":
+        return f"{100 * number:.0f} %"
+    text = format(number, form or ".2f")
+    return text.lstrip("-") if float(text) == 0 else text  # no minus zero
+
+
+def table(keys: str) -> str:
+    """The verdicts of claims as a Markdown table, both pairs side by side."""
+    lines = ["", "| asked | effect [interval] | bar | units | verdict | first pair |", "|---|---|---|---|---|---|"]
+    for key in keys.split():
+        about, (here, first) = claim(key), (verdict_of(key, world) for world in ("reef", FIRST))
+        bar = f"±{about.threshold:g}" if about.within else f"{about.threshold:g}"
+        cells = [SHORT[key], value(f"{key} interval"), bar, value(f"{key} n"), said(here)]
+        cells.append(value(f"first {key} interval") + (f", {first['verdict'].removesuffix(' here')}" if first else ""))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([f"<!--table {keys}-->", *lines, "", "<!--/table-->"])
+
+
+def said(found: dict | None) -> str:
+    if found is None:
+        return NOT_YET
+    words = f"**{found['verdict'].removesuffix(' here')}**"
+    in_rates = found.get("rates", {}).get("verdict", found["verdict"])
+    return words if in_rates == found["verdict"] else f"{words}; in rates {in_rates.removesuffix(' here')}"
+
+
+def record_hash(chapter: str) -> str:
+    """Eight digits that change with any published verdict of a chapter, of either pair."""
+    known = {world: runs(world).get(chapter) for world in ("reef", FIRST)}
+    found = {world: run.read_record()["verdicts"] for world, run in known.items() if run}
+    return digest(found)[:8]
+
+
+def fill(text: str, read: str | None = None) -> str:
+    """`text` with every number and table as the published runs have them; with the hash of chapter `read` renewed."""
+    text = SPAN.sub(lambda found: f"<!--{found[1]}-->{value(found[1])}<!--/-->", text)
+    text = TABLE.sub(lambda found: table(found[1]), text)
+    return RECORD.sub(lambda m: f"<!--record {m[1]} {record_hash(m[1])}-->" if m[1] == read else m[0], text)
+
+
+def problems(text: str) -> list[str]:
+    """What is wrong with the numbers of a page: old ones, sentences about other verdicts, comments that show."""
+    found = [f"says {was!r} where {key!r} is {now!r}" for key, was in SPAN.findall(text) if was != (now := value(key))]
+    found += [f"its table of {keys} is an old one" for keys in TABLE.findall(text) if table(keys) not in text]
+    for chapter, known in RECORD.findall(text):
+        if known != record_hash(chapter):
+            cure = f"read its sentences, mend them, then `dori-lite fill --read {chapter}`"
+            found.append(f"the verdicts of chapter {chapter} have changed since it was written; {cure}")
+    lines = [line.lstrip(" >*+-") for line in text.splitlines()]
+    found += [f"a line begins with {line[:30]!r}, which hides it" for line in lines if SPAN.match(line)]
+    return found
+
+
+def pages(root) -> list[Path]:
+    """Everything that may hold such numbers: the README, the book's pages and notebooks."""
+    book = sorted(path for path in Path(root, "book").rglob("*") if path.suffix in (".md", ".ipynb"))
+    return [Path(root) / "README.md", *book]
+
+
+def texts(path: Path) -> list[str]:
+    """A page's Markdown: of a notebook, one text a cell."""
+    content = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return [content]
+    return ["".join(cell["source"]) for cell in json.loads(content)["cells"] if cell["cell_type"] == "markdown"]
+
+
+def update(root, read: str | None = None) -> list[Path]:
+    """Fill all pages below `root`; those that changed."""
+    changed = []
+    for path in pages(root):
+        content = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            notebook = json.loads(content)
+            for cell in notebook["cells"]:
+                if cell["cell_type"] == "markdown":
+                    cell["source"] = fill("".join(cell["source"]), read).splitlines(keepends=True)
+            new = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        else:
+            new = fill(content, read)
+        if new != content:
+            write_text(path, new)
+            changed.append(path)
+    return changed
