@@ -8,6 +8,7 @@ import pytest
 from dori_lite.book import told
 from dori_lite.book.build import chapters
 from dori_lite.book.claims import CLAIMS
+from dori_lite.book.effects import half_memory
 from dori_lite.book.publish import published
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,10 @@ WANDA = ROWS[ROWS["condition"] == "Wanda"]
         ("03/condition descriptor where condition=Wanda as .4f", f"{WANDA['descriptor mean'].mean():.4f}"),
         ("04/attack steps where condition=never saw it, pruned, steps=50, start=prompt", "50.00"),
         ("99/condition descriptor rate", "not yet run"),
+        ("02 minutes", f"{published('02_how_it_remembers').read_record()['minutes']:.0f}"),
+        ("02 machine", published("02_how_it_remembers").read_record()["machine"]),
+        ("99 minutes", "not yet run"),
+        ("half-memory", f"{half_memory(published('02_how_it_remembers')):.0f}"),
     ],
 )
 def test_a_key_gives_what_the_record_or_the_rows_hold(key, expected):

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import digest, write_text
+from . import effects
 from .chapter import FIRST, NOT_YET, in_brackets, in_clusters
 from .claims import CLAIMS, claim
 from .publish import all_published
@@ -29,6 +30,7 @@ SPAN = re.compile(r"<!--(?!/|table |record )([^<>]+?)-->([^<\n]*)<!--/-->")
 TABLE = re.compile(r"<!--table ([^<>]+?)-->\n.*?<!--/table-->", re.DOTALL)
 RECORD = re.compile(r"<!--record (\d\d) ([0-9a-f]{8})-->")
 QUERY = re.compile(r"(?:(\w+) )?(\d\d)/(\S+) (.+?)(?: where (.+))?")
+NAMED = {"half-memory": ("02", effects.half_memory)}  # numbers with a function of their own: chapter, function of a run
 HOW = {"mean": np.mean, "min": np.min, "max": np.max, "median": np.median, "sum": np.sum}
 SHORT = tomllib.loads(Path(__file__).with_name("short.toml").read_text(encoding="utf-8"))  # claims in few words
 
@@ -50,8 +52,9 @@ def value(key: str) -> str:
 
     A claim (`wanda-hides`) with nothing for its estimate, or `interval`, `low`, `high`, `n`, `verdict`, `rates`; or
     the mean of a column of published rows (`03/condition descriptor rate where condition=Wanda, …`), or another of
-    min, max, median, sum, count before it. `first ` before either asks the first pair; ` as %` or ` as .3f` after it
-    is the format. Raises ValueError, saying what there is, for what nobody can answer.
+    min, max, median, sum, count before it; or `03 minutes`, `03 machine`; or one of `NAMED`. `first ` before any of
+    them asks the first pair; ` as %` or ` as .3f` after it is the format. Raises ValueError, saying what there is, for
+    what nobody can answer.
     """
     asked, _, form = key.partition(" as ")
     world = FIRST if asked.startswith("first ") else "reef"
@@ -59,9 +62,13 @@ def value(key: str) -> str:
     name, _, field = asked.partition(" ")
     if name in [*CLAIMS]:
         return of_claim(verdict_of(name, world), field or "estimate", form)
+    if asked in [*NAMED]:
+        chapter, of = NAMED[asked]
+        return shown(of(run), form or ".0f") if (run := runs(world).get(chapter)) else NOT_YET
     if found := re.fullmatch(r"(\d\d) (minutes|machine)", asked):
         run = runs(world).get(found[1])
-        return f"{run.read_record()[found[2]]:.0f}" if run and found[2] == "minutes" else run.read_record()["machine"]
+        said = run.read_record()[found[2]] if run else NOT_YET
+        return shown(said, form or ".0f") if run and found[2] == "minutes" else said
     if not (found := QUERY.fullmatch(asked)):
         raise ValueError(f"{key!r} is no number of the book; give a claim, or CHAPTER/KIND COLUMN where COLUMN=VALUE")
     how, chapter, kind, column, where = found.groups(default="")
