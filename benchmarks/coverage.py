@@ -5,6 +5,7 @@ from statistics import NormalDist
 import numpy as np
 
 from dori_lite import stats
+from dori_lite.book.verdicts import lowest
 
 BAR, REPS = 0.93, 2000
 RANDOM = np.random.default_rng(0)
@@ -80,21 +81,24 @@ def ratio_coverage(n: int, reps: int):
     return held(6, (stats.mean_interval(6 * RANDOM.lognormal(0, 0.5, n), geometric=True) for _ in range(reps)))
 
 
-def area_coverage(area: float, n: int, reps: int, lost: float = 0.0, clustered: bool = False):
+def area_coverage(area: float, n: int, reps: int, lost: float = 0.0, clustered: bool = False, other: float = 0.0):
     """Of the AUC of n against n normal scores, a share `lost` of the positives ranked below everything.
+
+    With an `other` area, no lower, of a second model: of the lower one of two (`verdicts.lowest`).
 
     `clustered` scores come two by two on either side, and the four of one label share half of their variance.
     """
-    gap = 2**0.5 * NormalDist().inv_cdf(area)
 
-    def draw():
+    def draw(area):
+        gap = 2**0.5 * NormalDist().inv_cdf(area)
         names = np.repeat(np.arange(n // 2), 2) if clustered else None
         shared = 0.5**0.5 * RANDOM.normal(size=n // 2)[names] if clustered else 0
         ups, downs = (RANDOM.normal(size=n) * (0.5**0.5 if clustered else 1) + shared for _ in range(2))
         ups = np.where(RANDOM.random(n) < lost, -99, ups + gap)
         return stats.auc_interval(ups, downs, clusters=(names, names) if clustered else None)
 
-    return held(area * (1 - lost), (draw() for _ in range(reps)))
+    areas = [area, other] if other else [area]
+    return held(area * (1 - lost), (lowest(map(draw, areas)) for _ in range(reps)))
 
 
 GRADES = np.log2(np.repeat([64, 128, 256, 400, 600, 850, 1150], 4))  # of the graded pictures
@@ -136,6 +140,8 @@ def everything(reps: int, sizes=(8, 16, 32)):
             yield f"AUC {area}", n, *area_coverage(area, n, reps)
         for lost in (0.1, 0.2):
             yield f"AUC, a share of {lost} lost", n, *area_coverage(0.995, n, reps, lost=lost)
+        for area, other in ((0.6, 0.6), (0.9, 0.9), (0.9, 0.95), (0.98, 0.98)):
+            yield f"the lower of two AUCs, {area} and {other}", n, *area_coverage(area, n, reps, other=other)
     for n in (8, 10):
         for name in ("rates near 1", "rates all over", "most are copies, some never"):
             yield f"clusters of two: {name}", n, *cluster_coverage(SHARES[name], n, reps)

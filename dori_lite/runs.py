@@ -85,14 +85,11 @@ def open_existing(folder) -> "Run":
 
 
 class Run:
-    """One run's folder. Make it with `open_run` or `open_existing`.
-
-    `rank` is this process's number among those that share the run (`accelerate launch` sets RANK).
-    """
+    """One run's folder. Make it with `open_run` or, for reading, `open_existing`."""
 
     def __init__(self, folder: Path, chapter: str, world: str, profile: dict, seed: int):
         self.folder, self.chapter, self.world, self.profile, self.seed = folder, chapter, world, profile, seed
-        self.rank = locks.rank()
+        self.rank = locks.rank()  # this process's number among those that share the run: `accelerate launch`
         self.stamp = None  # what `open_run` wrote; without it the run is for reading
         self.open = None  # the unit that `todo` has handed out: kind, axes, plan, when
         self.plans = {}  # kind → {unit: plan}, of the units that were asked for
@@ -111,9 +108,11 @@ class Run:
         condition=plan)` yields (target, name of the condition) each. One axis alone yields plain values. The body of
         the loop must `keep` what it found. What a dict says of a key is part of the unit: change it, and the unit is
         done again. Raises ValueError without an axis, for two things of one name on an axis, and when the body kept
-        nothing; RuntimeError while another process writes the run.
+        nothing; RuntimeError while another process writes the run. Of a run for reading, nothing is to be done.
         """
         units = combinations(kind, **axes)
+        if self.stamp is None:  # all its rows count, whatever they were asked by
+            return
         self.plans.setdefault(kind, {}).update({key(unit): plan for unit, (_, plan) in units.items()})
         known = self._read(kind)
         for unit, (values, plan) in units.items():
@@ -199,9 +198,11 @@ class Run:
         locks.lock(self.lock_file, f"the run {self.folder} is being written")
 
     def _write_alone(self) -> None:
-        """`_lock` again after `record`; RuntimeError if another process has started the run afresh since then."""
+        """`_lock` again after `record`; RuntimeError for reading, or if another process started the run afresh."""
+        if self.stamp is None:
+            raise RuntimeError(f"{self.folder} is open for reading; go on with it by open_run")
         self._lock()
-        if self.stamp is not None and files.read_json(self.folder / "stamp.json") != self.stamp:
+        if files.read_json(self.folder / "stamp.json") != self.stamp:
             raise RuntimeError(f"{self.folder} was started afresh by somebody else; open the run again")
 
     def _save_tensors(self, name: str, tensors: Mapping) -> None:

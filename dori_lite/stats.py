@@ -14,6 +14,12 @@ import numpy as np
 
 from .ranges import check_positive
 
+# Units from which on readers see an interval, a ROC curve, a KID or a membership test. Those of fewer say more about
+# the formula than about the world: two units' interval is 12.7 standard errors long on either side, six units' 2.6.
+# The functions here take any number. Figures leave it out in `style.interval` and `charts.roc_curves`, tables in
+# `chapter.in_brackets`, `tables.areas` and `tables.counts`; a cell that computes one itself asks for `FEWEST`.
+FEWEST, TOO_FEW = 6, "no {} below six units"  # the words that stand in its place
+
 
 def mean_interval(values, *, clusters=None, bounds=None, reach=None, level: float = 0.95, geometric: bool = False):
     """Mean over units and its interval: (mean, low, high), by Student's t with what bounded values add to it.

@@ -13,7 +13,7 @@ from bad_models import CAPTIONS, features
 from bad_values import row
 
 from dori_lite import assets, fit, units
-from dori_lite.book import build, claims, contrasts, profiles, publish
+from dori_lite.book import build, claims, contrasts, profiles, publish, tables
 from dori_lite.copies import Detector
 from dori_lite.evaluation import Target
 from dori_lite.figures import graded
@@ -343,6 +343,11 @@ TABLE = {
         by=("word", "condition"),
         detector=("word", "descriptor"),
     ),
+    "book.tables.areas": row(sides=("mapping", {"x": ([0.5, 0.6], [0.1, 0.2])}), bare="sides"),
+    "book.tables.by_accident": row(
+        table=("rows", pd.DataFrame({tables.ITSELF: ["x"], tables.AMONG: ["x"]}, index=["replay"])), bare="table"
+    ),
+    "book.tables.multiplicity": row(world=("word", "reef")),
     "book.tables.agreement": row(
         rows=columns("condition", "descriptor"),
         detectors=("detectors", [Detector("descriptor", len, 0.5)]),
@@ -396,7 +401,7 @@ TABLE = {
     ),
     "book.publish.all_published": row(world=("name", "reef")),
     "book.publish.published": row(chapter=("name", "01_x"), profile=("name", "standard"), world=("name", "reef")),
-    "book.build.find": row(slug=("word", "01")),
-    "book.build.pages": row(root=("file -None", lambda k: build.checkout()), bare="root"),
-    "book.build.chapters": row(root=("file -None", lambda k: build.checkout()), bare="root"),
+    "book.pages.find": row(slug=("word", "01")),
+    "book.pages.pages": row(root=("file -None", lambda k: build.checkout()), bare="root"),
+    "book.pages.chapters": row(root=("file -None", lambda k: build.checkout()), bare="root"),
 }

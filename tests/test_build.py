@@ -14,10 +14,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from built_pages import page_problems
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from dori_lite import assets, cli, files
-from dori_lite.book import build
+from dori_lite.book import build, pages
+from dori_lite.book.site import block, configured, contents, fenced, side_by_side, tabs
 
 posix = pytest.mark.skipif(os.name == "nt", reason="shell scripts, signals and links of POSIX")
 ROOT = Path(__file__).parents[1]
@@ -52,13 +54,20 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+def give_address(root):
+    """What `dori-lite set-url` does to the configuration."""
+    path = root / "_config.yml"
+    path.write_text(path.read_text().replace("YOUR_ACCOUNT/dori-lite", "reef/finding"))
+
+
 def printed(path):
-    return "".join(out.text for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", []))
+    return "".join(out.get("text", "") for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", []))
 
 
 def test_a_chapter_runs_once_and_the_site_shows_its_present_text(root, capsys, monkeypatch):
     for name in ("HF_HUB_OFFLINE", "DORI_ANEW"):
         monkeypatch.delenv(name, raising=False)
+    give_address(root)
     (chapter,) = build.chapters(root)
     done = build.execute(chapter, "quick", 3, root=root)
     assert printed(done) == "quick 3 1 0 1 1\nchapters\n"
@@ -75,7 +84,10 @@ def test_a_chapter_runs_once_and_the_site_shows_its_present_text(root, capsys, m
     assert index == root / "_build" / "html" / "index.html" and index.exists()
     page = (index.parent / "chapters" / f"{SLUG}.html").read_text()
     assert "Another heading" in page and "quick 3 1 0 1 1" in page and "Injected" not in page
-    assert "colab.research.google.com/github/" in page and f"/book/chapters/{SLUG}.ipynb" in page
+    colab = "https://colab.research.google.com/github/reef/finding/blob/main/book/chapters"
+    assert f'href="{colab}/{SLUG}.ipynb"' in page and 'href="https://github.com/reef/finding/issues/new' in page
+    assert page.count('href="https://github.com/reef/finding"') == 1 and not page_problems(page)
+    assert "sd-tab" not in page.split("<main")[1], "nothing is published, and there are tabs"
 
     write_chapter(root, "print('new code')")
     with pytest.raises(ValueError, match="have changed since it was run"):
@@ -226,7 +238,7 @@ def test_what_a_run_depends_on_is_in_its_key(root, monkeypatch):
     keys.append(build.key(chapter, "quick", 0))
     (package / "figures" / "charts.py").rename(package / "charts.py")
     keys.append(build.key(chapter, "quick", 0))
-    monkeypatch.setattr(build.platform, "python_version", lambda: "3.99")
+    monkeypatch.setattr(pages.platform, "python_version", lambda: "3.99")
     keys.append(build.key(chapter, "quick", 0))
     (root / "data" / "reef" / "manifest.json").write_text('{"files": {"a": "0"}, "models": {}}')
     keys.append(build.key(chapter, "quick", 0))
@@ -640,6 +652,201 @@ def test_times_are_json(root):
     (root / "_build").mkdir()
     build.note_time(root, "quick", SLUG, 1.5)
     assert json.loads((root / "_build" / "times.json").read_text()) == {"quick": {SLUG: 1.5}}
+
+
+# ---- the published run beside the reader's ---------------------------------------------------------------
+
+
+def publish(root):
+    """A published run of the chapter, as far as the builder looks."""
+    folder = root / "data" / "results" / "reef" / SLUG / "standard"
+    folder.mkdir(parents=True)
+    record = {"chapter": SLUG, "world": "reef", "profile": {"name": "standard"}, "seed": 0, "verdicts": {}}
+    files.write_json(folder / "record.json", record)
+
+
+def tagged(source, *tags, **metadata):
+    return new_code_cell(source, metadata={"tags": list(tags), **metadata})
+
+
+N = "import os\nn = 8 if os.environ['DORI_SHOW'] == 'published' else 3"
+NOT_SHOWN = "assert n == 3, 'run in the published pass'\nprint('of your own')"
+DRAWN = """import matplotlib.pyplot as plt
+plt.plot(range(n))
+print("drawn");"""
+EXPLORED = """from PIL import Image
+from dori_lite.figures import explorer
+frames = {(k,): Image.new("RGB", (8, 8), (k, k, k)) for k in (0, 1)}
+explorer.explore(frames, (f"noise of {n}",))"""
+ALT = {"mystnb": {"image": {"alt": 'A line that rises: "x" over näive steps, one a step'}}}
+
+
+def write_figures(root, *more, solution=NOT_SHOWN):
+    """A chapter with cells of every tag."""
+    cells = [new_markdown_cell("# The first chapter\n\n{math}`x_0` and\n\n```{math}\n\\sqrt{2}\n```")]
+    cells += [tagged('profile = "quick"\nseed = 0', "parameters"), tagged(f"{N}\nprint('set up')", "set-up")]
+    cells += [tagged("print('asked of', n)", "experiment"), tagged("print('alike')\nprint('same')", "figure")]
+    cells += [tagged("print('of these:', n)", "figure"), tagged(DRAWN, "figure", **ALT)]
+    cells += [tagged(EXPLORED, "figure"), tagged("n if n > 5 else None", "figure")]
+    cells += [tagged(NOT_SHOWN, "figure", "live"), tagged(NOT_SHOWN, "exercise"), *more]
+    cells += [tagged(solution, "solution", "hide-cell"), tagged("print('the idea of', n)", "idea")]
+    path = root / "book" / "chapters" / f"{SLUG}.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def everything(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_chapter_without_a_published_run_is_run_once(root):
+    chapter = write_figures(root)
+    assert build.show(chapter, root=root) is None and not (root / "_build").exists()
+
+
+def test_the_published_pass_leaves_out_what_is_the_reader_s_and_runs_again_only_when_it_must(root, capsys, monkeypatch):
+    monkeypatch.setenv("DORI_SHOW", "published")  # the reader's own run is that, whatever is set outside
+    monkeypatch.setenv("DORI_ANEW", "1")
+    publish(root)
+    chapter, before = write_figures(root), everything(root / "data")
+    assert "of these: 3" in printed(build.execute(chapter, root=root))
+    done = build.show(chapter, root=root)
+    assert done == root / "_build" / "executed" / "published" / f"{SLUG}.ipynb" and everything(root / "data") == before
+    said = printed(done)
+    assert "asked of 8" in said and "of these: 8" in said and "the idea of 8" in said and "of your own" not in said
+    assert [*build.times(root)["published"]] == [SLUG]
+    assert re.search(rf"(?m)^{SLUG}, published run: \d+ s$", capsys.readouterr().out)
+
+    write_figures(root, solution="print('another')")  # not of this pass
+    build.show(chapter, root=root)
+    assert capsys.readouterr().out.startswith(f"{SLUG}, published run: unchanged, not run again")
+    write_figures(root, tagged("print('one more', os.environ['DORI_ANEW'])", "idea"))
+    assert "one more 0" in printed(build.show(chapter, force=True, root=root))
+
+
+def test_a_cell_that_fails_in_the_published_pass_is_one_line(root, one_line):
+    publish(root)
+    chapter = write_figures(root, tagged("assert n == 3, 'no such\\nrows'", "figure"))
+    build.execute(chapter, root=root)
+    one_line(RuntimeError, f"^{SLUG}, published run: AssertionError: no such rows, in", build.show, chapter, root=root)
+    match = f"{SLUG} has not been run on its published run; run `dori-lite book`$"
+    one_line(FileNotFoundError, match, build.site, root=root)
+
+
+@pytest.mark.parametrize(("only", "world", "passes"), [(None, "reef", 1), ("01", "reef", 0), (None, "reef-first", 0)])
+def test_only_a_site_needs_the_published_pass(root, monkeypatch, only, world, passes):
+    calls = []
+    monkeypatch.setattr(build, "checkout", lambda: root)
+    monkeypatch.setattr(build, "asks_where", lambda chapter: True)
+    monkeypatch.setattr(build, "execute", lambda path, *rest: path)
+    monkeypatch.setattr(build, "show", lambda path, *rest: calls.append((path.stem, *rest)))
+    monkeypatch.setattr(build, "site", lambda *rest: root / "index.html")
+    build.build(only=only, world=world, force=True)
+    assert calls == [(SLUG, True, root)] * passes
+
+
+def test_the_site_shows_the_published_run_beside_the_reader_s(root):
+    publish(root)
+    chapter = write_figures(root)
+    build.execute(chapter, root=root)
+    build.show(chapter, root=root)
+    site = build.site("quick", root).parent
+    text = (site / "chapters" / f"{SLUG}.html").read_text()
+    assert not page_problems(text) and "github.com" not in text  # no address, no button
+    assert text.count('class="sd-tab-set') == 4, "a figure of two outputs has tabs, and no other cell"
+    assert text.count(">\npublished</label>") == text.count(">\nyour run (quick)</label>") == 4
+    assert len(re.findall(r'<input checked="checked"[^>]*>\s*<label[^>]*data-sync-id="version-0"', text)) == 4
+    assert text.count('data-sync-group="runs"') == 8
+    for once in ("alike", "of these: 8", "of these: 3", "This run shows nothing here."):
+        assert text.count(once) == 1 + (once == "alike"), once  # its code too
+    assert text.count("of your own") == 6  # code and output of three cells that are not shown side by side
+    assert text.count("the idea of 3") == 1 and "the idea of 8" not in text
+    drawn = re.findall(
+        r'<img alt="A line that rises: &quot;x&quot; over näive steps, one a step"[^>]*src="([^"]*)"', text
+    )
+    first, second = ((site / "chapters" / name).resolve().read_bytes() for name in drawn)
+    assert first != second and first.startswith(b"\x89PNG")
+    ids = re.findall(r"id='(explorer-[^']*)'", text)
+    assert len({*ids}) == 2 and all(text.count(f'getElementById("{each}")') == 1 for each in ids)
+    folded = re.findall(r'(?s)<details class="[^"]*\bhide\b[^"]*">(.*?)</details>', text)
+    assert len(folded) == 3 and "set up" in folded[1] and "of your own" in folded[2]  # set-up twice, and a solution
+    assert len(re.findall(r'class="[^"]*\bsearch-button-field\b', text)) == 1
+    mathjax = site / "_static" / "mathjax"
+    assert 'src="../_static/mathjax/MathJax.js' in text and (mathjax / "MathJax.js").exists()
+    for part in ("jax/output/HTML-CSS/fonts/STIX-Web/fontdata.js", "config/TeX-AMS-MML_HTMLorMML-full.js", "LICENSE"):
+        assert (mathjax / part).exists(), part
+    assert any((mathjax / "fonts" / "HTML-CSS" / "STIX-Web" / "woff").iterdir())
+    assert "window.MathJax =" not in text, "there are settings for MathJax 3"
+
+
+def outputs(*given):
+    return new_code_cell("x", outputs=list(given))
+
+
+def test_what_a_page_shows_of_an_output():
+    display = {"text/plain": "<Figure>", "image/png": "AAAA", "text/html": "<b>x</b>\n"}
+    first, second = new_output("stream", text="a\n"), new_output("stream", text="b\n")
+    rich = new_output("display_data", display)
+    assert contents(outputs(first, second, rich)) == [("text/plain", "a\nb"), ("text/html", "<b>x</b>")]
+    for kind in ("text/html", "image/png", "text/plain"):
+        assert contents(outputs(new_output("display_data", display)))[0][0] == kind
+        display.pop(kind)
+    assert contents(outputs(new_output("display_data", {"text/latex": "x"}))) == contents(outputs()) == []
+
+
+def test_fences_are_longer_than_what_they_hold(tmp_path):
+    assert block("text/plain", "a\n```\nb", {}, "") == "````text\na\n```\nb\n````"
+    assert fenced(":", "{note}", "a ::: b") == ":::{note}\n\na ::: b\n\n:::"
+    inside = ":::::{note}\nx\n:::::"
+    text = tabs({"one": [("text/markdown", inside)], "two": []}, {}, tmp_path / "x")
+    fences = [line.strip() for line in text.splitlines() if line.startswith(":::")]
+    assert [len(line) - len(line.lstrip(":")) for line in fences] == [7, 6, 5, 5, 6, 3, 3, 7]
+    assert text.count(":selected:") == 1 and text.index(":selected:") < text.index(inside) < text.index("} two")
+
+
+@pytest.mark.parametrize("tag", ["hide-cell", "hide-output", "remove-output", "live", "solution", None])
+def test_a_hidden_output_stays_hidden(tmp_path, tag):
+    def notebook(text):
+        cell = tagged("x", "figure", *([tag] if tag else []))
+        cell.outputs = [new_output("stream", text=text)]
+        return new_notebook(cells=[cell])
+
+    found = side_by_side(notebook("a"), notebook("b"), "quick", tmp_path / "x.ipynb").cells
+    assert len(found) == (1 if tag else 2) and bool(found[0].outputs) == bool(tag)
+
+
+def test_buttons_wait_for_an_address(root):
+    (root / "_build").mkdir()
+    without = configured(root).read_text()
+    assert "YOUR_ACCOUNT" not in without and "colab" not in without and "use_issues_button: false" in without
+    give_address(root)
+    given = configured(root).read_text()
+    assert "reef/finding" in given and "colab" in given and "use_issues_button: true" in given
+    assert "mathjax_path" in without and "mathjax_path" in given
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("<p>a {math}`x`</p>", "{math} is shown"),
+        ("<p>a {math} b</p>", "{math} is shown"),
+        ("<p>one `two</p>", "a back-tick"),
+        ("<a href='https://github.com/YOUR_ACCOUNT/x'>x</a>", "the placeholder"),
+        ("<script src='https://cdn.org/x.js'></script>", "a script from elsewhere"),
+        ("<link href='//cdn.org/x.css' rel='stylesheet'>", "a link from elsewhere"),
+        ("<img src='http://cdn.org/x.png'>", "a img from elsewhere"),
+    ],
+)
+def test_the_check_of_built_pages_bites(text, problem):
+    found = page_problems(text)
+    assert found and problem in found[0]
+
+
+def test_the_check_of_built_pages_lets_code_and_links_pass():
+    assert not page_problems(
+        "<p><a href='https://arxiv.org/x'>x</a> <code>`a`</code></p><pre>git clone github.com/YOUR_ACCOUNT `x`</pre>"
+        "<script src='../_static/x.js'>`{math}`</script>"
+    )
 
 
 # ---- tools/colab.py --------------------------------------------------------------------------------------

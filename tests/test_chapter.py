@@ -1,11 +1,12 @@
 """What chapters begin and end with: the run they go on with, and the table of verdicts."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
 
-from dori_lite import assets
+from dori_lite import assets, locks
 from dori_lite.book import chapter, profiles
 from dori_lite.evaluation import World
 from dori_lite.runs import open_existing
@@ -124,21 +125,20 @@ def said(estimate, verdict="holds here", **more):
 
 def test_concluding_writes_the_record_and_returns_its_verdicts_as_a_table(toy, no_results):
     world, settings, run = begin()
-    fresh = open_existing(fill(run).folder)
-    table = chapter.conclude(fresh, world, settings, "replay", "variety", numbers={"n": 2})
-    record = fresh.read_record()
+    table = chapter.conclude(fill(run), world, settings, "replay", "variety", numbers={"n": 2})
+    record = open_existing(run.folder).read_record()
     assert record["models"] == {"m": "1"} and record["numbers"] == {"n": 2} and record["world"] == "toy"
     assert [*record["verdicts"]] == ["replay", "variety"] == [*table.index]
     replay = record["verdicts"]["replay"]
     assert replay["estimate"] == 0.75 and replay["units"] == replay["clusters"] == 3
     assert replay["rates"]["descriptor"]["estimate"] == 0.75 and replay["rates"]["adaptive l2"]["estimate"] == 0
     row = table.loc["replay"]
-    assert row["effect [interval]"] == f"0.75 [{replay['low']:.2f}, {replay['high']:.2f}]"
+    assert row["effect [interval]"] == "0.75 (n = 3, no interval below six units)" and replay["low"] < 0.75
     assert (row["threshold"], row["units"], row["evidence"]) == (0.5, "3", "counterfactual")
     assert row["verdict"] == f"{replay['verdict']} (direction only)"  # the profile is quick
     assert row["in rates"] == replay["rates"]["verdict"] == "undecided" and table.loc["variety", "in rates"] == ""
     assert row["published (standard)"] == row["first pair"] == "not yet run"
-    assert table.loc["variety", "effect [interval]"] == "4.00 [no interval]"  # all ratios agree
+    assert table.loc["variety", "effect [interval]"] == "4.00 (n = 3, no interval below six units)"
     assert record["verdicts"]["variety"]["low"] is None
 
 
@@ -161,6 +161,32 @@ def test_the_first_pair_has_no_column_of_its_own_beside_itself(toy, no_results, 
     run.world = chapter.FIRST
     table = chapter.conclude(fill(run), world, settings, "replay")
     assert table.loc["replay", "published (standard)"] == "does not hold here" and "first pair" not in table
+
+
+def test_the_site_shows_the_published_run_and_writes_nothing(toy, no_results, monkeypatch):
+    """Without DORI_SHOW, or without a published run, a chapter goes on with its own."""
+    monkeypatch.setenv(chapter.SHOW, "published")
+    world, settings, run = begin()
+    own = chapter.conclude(fill(run), world, settings, "replay")
+    assert settings.name == "quick" and run.stamp is not None and run.read_record()["verdicts"]["replay"]
+    publish(no_results, "toy", replay=said(0.75))
+    shutil.copytree(run.folder / "rows", (place := no_results / "toy" / "99_toy" / "standard") / "rows")
+    before, held = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}, {*locks.HELD}
+
+    world, settings, shown = begin()
+    assert shown.folder == place and settings == profiles.load("standard") and world.models.keys() == {"m"}
+    axes = {"target": {"x": "asked otherwise", "new": 1}, "model": ["own twin"]}
+    assert [*shown.todo("picture", **axes)] == [*shown.todo("nothing yet", target=["x"])] == []
+    assert len(shown.rows("picture")) == 2 * len(SCORES)
+    table = chapter.conclude(shown, world, settings, "replay")
+    assert table.loc["replay", "effect [interval]"] == own.loc["replay", "effect [interval]"]
+    assert own.loc["replay", "verdict"] == f"{table.loc['replay', 'verdict']} (direction only)"  # of its own profile
+    after = {path: path.read_bytes() for path in no_results.parent.rglob("*") if path.is_file()}
+    assert after == before and {*locks.HELD} == held and not list(no_results.rglob("*lock*"))
+
+    for shows in ("", "0"):
+        monkeypatch.setenv(chapter.SHOW, shows)
+        assert begin()[2].folder == run.folder and begin()[1].name == "quick"
 
 
 def table_of(profile="standard", published=None, first=None, **verdicts):
@@ -191,14 +217,26 @@ def test_effects_of_too_few_units_say_so(nothing):
     none = {"low": nothing, "high": nothing, "verdict": "undecided"}
     table = table_of(**{
         "wanda-lift": said(0.5, **none | {"units": 1, "clusters": 1}),
-        "replay": said(0.5, **none | {"units": 4, "clusters": 1}),
-        "variety": said(0.5, **none | {"units": 4, "clusters": 2}),
+        "replay": said(0.5, **none | {"units": 6, "clusters": 1}),
+        "variety": said(0.5, **none | {"units": 6, "clusters": 2}),
         "work": said(nothing, **none | {"units": 0, "clusters": 0}),
         "magnitude": said(nothing, **none),
     })  # fmt: skip
-    expected = ["0.50 [one unit]", "0.50 [one unit]", "0.50 [no interval]", "no units", "nan [no interval]"]
+    few = "0.50 (n = 1, no interval below six units)"
+    expected = [few, "0.50 [one unit]", "0.50 [no interval]", "no units", "nan [no interval]"]
     assert table["effect [interval]"].tolist() == expected
-    assert table["units"].tolist() == ["1", "4 in 1", "4 in 2", "0", "16 in 8"]
+    assert table["units"].tolist() == ["1", "6 in 1", "6 in 2", "0", "16 in 8"]
+
+
+@pytest.mark.parametrize("key, fewest, more", [("replay", 6, ""), ("magnitude-detects", 12, " a side")])
+def test_an_interval_is_shown_from_six_units_on(key, fewest, more):
+    """Of an area, from six on either side."""
+    for units, shown in ((fewest, "0.80 [0.00, 1.00]"), (fewest - 1, None), (2, None)):
+        shown = shown or f"0.80 (n = {units}, no interval below six units{more})"
+        found = said(0.8, units=units, clusters=units)
+        assert table_of("quick", **{key: found}).loc[key, "effect [interval]"] == shown
+        assert table_of("quick", **{key: found}).loc[key, "verdict"] == "holds here (direction only)"
+    assert chapter.in_brackets(said(0.8, units=6)) == "0.80 [0.00, 1.00]"  # of whatever claim
 
 
 def test_what_the_first_pair_said_is_compared_by_the_side_of_the_threshold():

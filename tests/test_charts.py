@@ -2,18 +2,20 @@
 
 import io
 import warnings
-from itertools import combinations
+from itertools import combinations, product
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib import cbook
+from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from dori_lite.figures import charts, doses, graded, pictures, style
-from dori_lite.stats import mean_interval
+from dori_lite.stats import FEWEST, mean_interval, roc
 
 
 def series(axis):
@@ -170,7 +172,61 @@ def test_dose_response_compares_two_masks():
 def test_bars_are_lengths_and_none_without_an_interval():
     nan = float("nan")
     mean, low, high = (pd.Series(x).to_numpy() for x in ([0.5, 0.5], [0.2, nan], [0.6, nan]))
-    assert charts.bars(mean, low, high).ravel().tolist() == pytest.approx([0.3, 0, 0.1, 0])
+    assert charts.bars(mean, low, high).ravel().tolist() == pytest.approx([0.3, nan, 0.1, nan], nan_ok=True)
+    low, high = (pd.Series([x, x]).to_numpy() for x in (0.5 + 1e-12, 0.5 - 1e-12))  # rounding is no negative length
+    assert charts.bars(mean, low, high).ravel().tolist() == [0] * 4
+
+
+def points(units: int, columns: str, *names):
+    """So many units with the scores of `SIX` at each combination of names: a table with these columns and a value."""
+    found = [(*some, x) for some in product(*names) for x in SIX[:units]]
+    return pd.DataFrame(found, columns=[*columns.split(), "descriptor rate"])
+
+
+def thresholds(units: int):
+    found = [
+        (f"t{k}", n, [s * x, s * x / 2]) for k, x in enumerate(SIX[:units]) for n, s in (("pruned", 1), ("parent", 0.3))
+    ]
+    rows = pd.DataFrame(found, columns=["target", "condition", "descriptor"])
+    return graded.over_thresholds(rows, 0.5, "pruned", "parent")
+
+
+WITH_INTERVALS = {  # figures of so many units a point
+    "rate_curves": lambda n: charts.rate_curves(points(n, "condition start steps", ["remembers"], ["x"], [0, 10])),
+    "by_condition": lambda n: charts.by_condition(points(n, "condition", "ab"), "descriptor rate"),
+    "dose_response": lambda n: charts.dose_response(
+        points(n, "model mask rho", ["x"], ["Wanda", "random"], [0.1, 0.2])
+    ),
+    "neurons": lambda n: doses.neurons(points(n, "model ranking n", ["x"], ["loss"], [48, 192]), "descriptor rate"),
+    "over_thresholds": thresholds,
+}
+
+
+def extents(figure) -> int:
+    """How many bands, bars and their caps a reader sees."""
+    axis = figure.axes[0]
+    bands = [path.vertices for c in axis.collections if isinstance(c, PolyCollection) for path in c.get_paths()]
+    bars = [s for container in axis.containers for s in container.lines[2][0].get_segments()]
+    caps = [cap.get_ydata() for container in axis.containers for cap in container.lines[1]]
+    lines = [line.get_xdata() for line in axis.lines if line.get_linewidth() == 2 and line.get_color() == "black"]
+    found = [np.asarray(part, float).ravel() for part in (*bands, *bars, *caps, *lines)]
+    return sum(bool(len(part)) and np.isfinite(part).any() for part in found)
+
+
+@pytest.mark.parametrize("name", WITH_INTERVALS)
+def test_no_figure_shows_an_interval_of_fewer_than_six_units(name):
+    assert style.FEWEST == FEWEST == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for units in (1, 2, 5):
+            figure = WITH_INTERVALS[name](units)
+            assert not extents(figure)
+            assert not [text for text in figure.findobj(Text) if "95" in text.get_text()]
+            means = [line for line in figure.axes[0].lines if line.get_marker() not in (None, "None", "")]
+            dots = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
+            assert means or dots or name == "over_thresholds"  # what was measured is drawn
+        figure.savefig(io.BytesIO(), dpi=40)
+        assert extents(WITH_INTERVALS[name](6))
 
 
 def curve_rows():
@@ -358,12 +414,25 @@ def test_strips_give_a_model_its_colour_whatever_comes_first():
 
 
 def test_roc_curves_draw_each_curve_in_a_line_style_of_its_own():
-    axis = charts.roc_curves({"one": ([0, 0, 1], [0, 1, 1]), "two": ([0, 1], [0, 1])}).axes[0]
+    one, two = roc(range(6), range(-6, 0)), roc([1.5, 2, 3, 4, 5, 6, 7], range(-4, 3))
+    axis = charts.roc_curves({name: (found["fpr"], found["tpr"]) for name, found in (("one", one), ("two", two))}).axes[
+        0
+    ]
     curves = {line.get_label(): line for line in axis.lines}
-    assert curves["one"].get_ydata().tolist() == [0, 1, 1]
+    assert curves["one"].get_xdata().tolist() == one["fpr"].tolist()
+    assert curves["two"].get_ydata().tolist() == two["tpr"].tolist()
     assert curves["one"].get_linestyle() != curves["two"].get_linestyle()
     with pytest.raises(ValueError, match="5 names"):
         charts.roc_curves({name: ([0, 1], [0, 1]) for name in "abcde"})
+
+
+@pytest.mark.parametrize("sides", [(5, 6), (6, 5), (2, 2), (1, 40)])
+def test_a_roc_curve_of_fewer_than_six_a_side_is_left_out(sides):
+    found = {name: roc([x + 0.5 for x in range(a)], range(b)) for name, (a, b) in (("few", sides), ("more", (6, 6)))}
+    axis = charts.roc_curves({name: (curve["fpr"], curve["tpr"]) for name, curve in found.items()}).axes[0]
+    few, more = axis.lines[1:]
+    assert not len(few.get_xdata()) and more.get_ydata().tolist() == found["more"]["tpr"].tolist()
+    assert [text.get_text() for text in axis.get_legend().texts] == ["few: no curve below six units", "more"]
 
 
 def test_score_distributions_show_every_kind_and_the_threshold():
@@ -433,7 +502,7 @@ def frame(names, **columns):
 
 FOUR, EVERY = HOSTILE[:4], HOSTILE
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
-POINTS = ([0, 0.5, 1], [0, 0.7, 1])
+POINTS = ([0, 0.1, 0.2, 0.3, 0.4, 0.5, 1], [0, 0.2, 0.3, 0.4, 0.5, 0.7, 1])
 DRAWN = {
     "replay_rates": lambda: charts.replay_rates(frame(EVERY, model="own twin"), "v"),
     "by_condition": lambda: charts.by_condition(frame(EVERY), "v", "target", EVERY[9]),

@@ -21,7 +21,7 @@ def test_the_claims_are_those_that_the_twins_were_trained_after():
 
 def test_what_was_thought_of_later_is_no_part_of_the_stamp_and_says_so(monkeypatch):
     before, later = committed.committed(), [about for about in CLAIMS.values() if about.later]
-    assert {about.key for about in later} == {"neurons-hide", "neurons-choose", "neurons-return"}
+    assert {about.key for about in later} == {"neurons-hide", "neurons-choose", "neurons-return", "transfers"}
     monkeypatch.setitem(CLAIMS, "neurons-hide", replace(CLAIMS["neurons-hide"], threshold=0.1))
     assert committed.committed() == before
     assert "*Committed later*: 2026-11-26" in committed.in_words("neurons-hide").data

@@ -12,7 +12,7 @@ from dori_lite import assets
 from dori_lite.book import chapter, claims, effects, verdicts
 from dori_lite.book.publish import PUBLISHED_BYTES
 from dori_lite.files import plain
-from dori_lite.runs import Run, open_existing
+from dori_lite.runs import open_existing, open_run
 
 RECORDS = sorted((assets.data_folder() / "results").glob("*/*/*/record.json"))
 PLACES = ["/".join(path.parts[-4:-1]) for path in RECORDS]
@@ -75,7 +75,7 @@ def estimate(key, run):
 
 
 def test_every_claim_has_an_effect_and_every_effect_a_claim():
-    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 29
+    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 30
 
 
 def differing(run) -> list[str]:
@@ -111,7 +111,7 @@ def test_published_runs_are_of_the_shipped_weights_and_small(path):
 
 @pytest.mark.parametrize("change", [None, "a row", "an estimate", "a verdict", "a rate", "a null", "a claim more"])
 def test_a_published_verdict_that_is_not_its_rows_is_noticed(tmp_path, change):
-    run = Run(tmp_path / "01_x" / "standard", "01_x", "reef", {"name": "standard"}, 0)
+    run = open_run("01_x", "standard", 0, base=tmp_path)
     for row in scored({"own twin": [0.9, 0.8, 0.7, 0.6], "other twin": [0.1, 0.2, 0.1, 0.0]}, "model"):
         for _ in run.todo("picture", target=[row["target"]], model=[row["model"]]):
             run.keep(row | {"diversity": 0.25})
@@ -383,6 +383,17 @@ RANDOM = {  # after 50 steps
 }
 MOVES = {"another's": [0.3, 0.1, 0.2, 0.1], "permuted": [0.1, 0.5, 0.1, 0.2], "reversed": [0.0, 0.2, 0.6, 0.05]}
 
+TRAVELS = {  # found in, asked of
+    ("pruned by Wanda", "remembers"): [0.9, 0.6, 0.7, 0.8],
+    ("pruned by Wanda", "never saw it"): [0.2, 0.1, 0.5, 0.3],
+    ("never saw it", "remembers"): [0.4, 0.3, 0.1, 0.2],
+    ("never saw it", "never saw it"): [0.95, 0.95, 0.95, 0.95],  # where it was found: no control
+    ("remembers", "remembers"): [0.99, 0.99, 0.99, 0.99],
+    ("remembers", "never saw it"): [0.93, 0.93, 0.93, 0.93],
+    ("pruned by Wanda", "pruned by Wanda"): [0.97, 0.97, 0.97, 0.97],
+    ("never saw it", "pruned by Wanda"): [0.92, 0.92, 0.92, 0.92],
+}
+
 
 def chapter_4(**profile):
     rows = [
@@ -396,7 +407,10 @@ def chapter_4(**profile):
             rows += [seen(t, y, condition=name, start="random", steps=n) for n, y in ((0, 0.01), (10, 0.95), (50, x))]
     for name in ("held-out", "held-out, pruned"):
         rows += [seen("s", n / 100, condition=name, start="prompt", steps=n, role="held-out") for n in STEPS[:5]]
-    run = Planted(attack=rows, push=scored(MOVES, "move"))
+    transfer = []
+    for (source, goal), scores in TRAVELS.items():
+        transfer = scored({source: scores}, "found_in", asked_of=goal) + transfer
+    run = Planted(attack=rows, push=scored(MOVES, "move"), transfer=transfer)
     run.profile |= profile
     return run
 
@@ -423,6 +437,12 @@ def test_the_direction_counts_beyond_the_best_of_three_moves():
     expected = [0.9 - 0.3, 0.8 - 0.5, 0.7 - 0.6, 0.85 - 0.2]
     assert found("direction", chapter_4()) == pytest.approx(expected)
     assert estimate("direction", chapter_4()) == pytest.approx(np.mean(expected))
+
+
+def test_transfers_count_beyond_the_other_twin_s_answer_and_the_other_twin_s_trigger():
+    expected = [0.9 - 0.4, 0.6 - 0.3, 0.7 - 0.5, 0.8 - 0.3]  # trigger, trigger, answer, answer
+    assert found("transfers", chapter_4()) == pytest.approx(expected)
+    assert estimate("transfers", chapter_4()) == pytest.approx(0.375)
 
 
 def test_random_starts_count_beyond_the_nearer_of_two_controls():
@@ -588,12 +608,14 @@ NEEDED = {  # kind of rows, column: conditions
     "random-starts": ("attack", "condition", "pruned by Wanda", "never saw it", "never saw it, same mask"),
     "work": ("attack", "condition", "pruned by Wanda", "never saw it"),
     "injection": ("attack", "condition", "never saw it"),
+    "transfers": ("transfer", "found_in", "pruned by Wanda", "never saw it"),
     "free-numbers": ("subspace", "condition", "pruned by Wanda", "never saw it"),
     "who-carries": ("window", "window", "5–24", "0–4"),
     "membership": ("subspace", "condition", "pruned by Wanda", "never saw it", "never saw it, same mask"),
     "one-trigger": ("joint", "model", "own", "other"),
 }
 CASES = [(key, kind, column, name) for key, (kind, column, *names) in NEEDED.items() for name in names]
+CASES += [("transfers", "transfer", "asked_of", name) for name in ("remembers", "never saw it")]
 
 
 @pytest.mark.parametrize("key, kind, column, name", CASES)

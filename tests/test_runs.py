@@ -329,6 +329,17 @@ def test_only_what_was_asked_for_shows(run):
     assert len(one.rows("b")) == 1
 
 
+def test_a_run_for_reading_has_nothing_to_do_and_is_not_written_to(run, one_line):
+    fill(run, "a", who=["a", "b"])
+    run.record()
+    before, one = snapshot(run.folder.parents[2]), open_existing(run.folder)
+    assert fill(one, "a", who={"a": "another plan", "c": 1}) == fill(one, "b", k=[0]) == []
+    assert one.rows("a")["who"].tolist() == ["a", "b"]  # whatever was asked for
+    one_line(ValueError, "there is no unit in work", one.keep, {"x": 1})
+    one_line(RuntimeError, "quick-0 is open for reading; go on with it by open_run", one.record)
+    assert snapshot(run.folder.parents[2]) == before and (os.getpid(), one.lock_file.resolve()) not in locks.HELD
+
+
 def test_what_cannot_be_compared_is_no_part_of_a_plan(run):
     def models():
         return {"twin-a": Condition("a", None), "twin-b": object()}

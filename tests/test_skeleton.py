@@ -33,7 +33,7 @@ LAYERS = [
 ]
 # So it is within book/.
 BOOK = ["profiles", "reported", "claims", "contrasts", "effects", "verdicts", "publish", "chapter", "tables"]
-BOOK += ["kernel", "build"]
+BOOK += ["told", "kernel", "pages", "site", "build"]
 MODULE_LINES = 262  # "about 250"
 CELL_LINES, CELL_COLUMNS = 15, 88
 PARAMETERS = {"profile": "quick", "seed": 0, "where": "reef"}

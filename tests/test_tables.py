@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from dori_lite import assets
+from dori_lite import assets, stats
 from dori_lite.book import claims, tables
 from dori_lite.copies import Detector
 from dori_lite.files import write_json
@@ -23,10 +23,13 @@ ROWS = pd.DataFrame(
 
 
 def test_counts_are_of_pictures_and_carry_the_exact_limit():
-    table = tables.counts(ROWS, 0.7)
-    assert table.loc["saw", ["copies", "pictures"]].tolist() == [3, 4]
-    assert table.loc["never"].tolist() == [0, 2, round(upper_limit(0, 2), 3)]
-    assert list(table.index) == ["saw", "never"]
+    six = pd.concat([ROWS] * 3 + [ROWS[2:]] * 2)  # six rows of one condition, five of the other
+    table = tables.counts(six, 0.7)
+    assert table.loc["saw"].tolist() == [9, 12, round(upper_limit(9, 12), 3)]
+    assert table.loc["never", ["copies", "pictures"]].tolist() == [0, 10]
+    assert list(table.index) == ["saw", "never"] and math.isnan(table.loc["never", "at most (95 %)"])
+    assert table["copies"].dtype == table["pictures"].dtype == int
+    assert list(tables.counts(ROWS, 0.7).columns) == ["copies", "pictures"]  # too few for any limit
 
 
 def test_detectors_stand_side_by_side_and_what_they_differ_on_is_counted():
@@ -34,6 +37,21 @@ def test_detectors_stand_side_by_side_and_what_they_differ_on_is_counted():
     table = tables.agreement(ROWS, detectors)
     assert table.loc["saw"].tolist() == [0.75, 0.5, "1 of 4"]
     assert table.loc["never"].tolist() == [0.0, 0.5, "1 of 2"]
+
+
+SIX = ([5.0, 6.0, 7.0, 8.0, 9.0, 10.0], [1.0, 2.0, 3.0, 4.0, 5.5, 0.0])
+
+
+def test_areas_have_an_interval_from_six_captions_a_side_on():
+    sides = {("magnitude", "twin-a"): SIX, ("magnitude", "twin-b"): (SIX[0], SIX[1][:5])}
+    sides |= {("x", "twin-a"): (SIX[0][:2], SIX[1])}
+    table = tables.areas(sides, "test", "model")
+    assert table.index.names == ["test", "model"] and list(table.columns) == ["auc", "low", "high"]
+    assert tuple(table.loc[("magnitude", "twin-a")]) == stats.auc_interval(*SIX) and table["auc"].iloc[0] < 1
+    for k, few in enumerate(list(sides.values())[1:], 1):
+        assert table["auc"].iloc[k] == stats.auc_interval(*few)[0] and table.iloc[k, 1:].isna().all()
+    few = tables.areas({"one": (SIX[0][:5], SIX[1]), "two": (SIX[0], SIX[1][:3])})
+    assert list(few.columns) == ["auc"] and list(few.index) == ["one", "two"]
 
 
 def attacks(found, start="prompt"):
@@ -143,6 +161,53 @@ def test_the_shipped_tables_say_what_the_records_say(path):
         for key, found in record["verdicts"].items():
             assert table.loc[key, "verdict"] == found["verdict"]
             assert table.loc[key, "effect [interval]"].startswith(f"{found['estimate']:.2f} [")
+
+
+# ---- many claims together ----------------------------------------------------------------------------
+
+
+def units(effect, noise=0.0):
+    values = [effect + noise * x for x in (-1.5, -1, -0.5, 0.5, 1, 1.5)]
+    return pd.DataFrame({"score": values, "nearness": 1.0, "value": values, "cluster": range(6)}).assign(
+        **{f"{name} rate": 0.5 for name in ("descriptor", "adaptive l2")})  # fmt: skip
+
+
+def test_many_claims_are_shown_by_themselves_and_among_all(results, monkeypatch):
+    said = {"wanda-hides": "holds here", "wanda-chooses": "holds here", "wanda-trace": "undecided"}
+    found = {"wanda-hides": units(0.9, 0.01), "wanda-chooses": units(0.6, 0.24), "wanda-trace": units(0.0, 0.3)}
+    found |= {"nemo-hides": units(0.01, 0.001), "wanda-utility": units(0.0, 0.01), "outliers": units(9, 0.1)}
+    monkeypatch.setattr(tables, "effect", lambda key, run: found[key])
+    publish(results, "reef", "03_x", **{key: {"verdict": verdict} for key, verdict in said.items()})
+    publish(results, "reef", "04_x", **{"nemo-hides": {"verdict": "does not hold here"}})
+    publish(results, "reef", "05_x", **{"wanda-utility": {"verdict": "holds here"}})
+    publish(results, "reef", "05_x", "quick", outliers={"verdict": "holds here"})
+    publish(results, "reef-first", "03_x", outliers={"verdict": "holds here"})
+    table = tables.multiplicity()
+    assert table.index.name == "claim" and sorted(table.index) == sorted([*said, "nemo-hides", "wanda-utility"])
+    assert list(table.columns) == ["verdict by itself", "verdict among all"]
+    assert table.loc["wanda-hides"].tolist() == ["holds here", "holds here"]
+    assert table.loc["wanda-chooses"].tolist() == ["holds here", "undecided"]  # 0.6 ± 0.29, ± 0.44 among three
+    assert table.loc["nemo-hides"].tolist() == ["does not hold here"] * 2
+    text = tables.by_accident(table)
+    assert text.startswith("5 claims were judged, each by itself, and 3 hold. If none were true, at most 0.")
+    assert text.endswith("for one claim by itself, 2 hold; no longer: wanda-chooses.")
+    first = tables.multiplicity("reef-first")
+    assert list(first.index) == ["outliers"] and tables.by_accident(first).endswith("itself, 1 hold.")
+
+
+def test_accidents_are_counted_at_each_claim_s_own_level():
+    keys = [key for key, about in claims.CLAIMS.items() if not about.within][:9]
+    within = [key for key, about in claims.CLAIMS.items() if about.within][:2]
+    for chosen, expected in ((keys[:4], "0.1"), (keys, "0.2"), (keys[:5], "0.1"), (keys[:3] + within, "0.2")):
+        table = pd.DataFrame({name: "undecided" for name in (tables.ITSELF, tables.AMONG)}, index=chosen)
+        assert f"at most {expected} of them" in tables.by_accident(table)
+
+
+@pytest.mark.parametrize("world", ["reef", "reef-first"])
+def test_the_shipped_claims_are_fewer_or_as_many_together(world):
+    table = tables.multiplicity(world)
+    held = [key for key in table.index if table.loc[key, tables.AMONG] == "holds here"]
+    assert len(table) > 20 and len(held) > 0 and set(table.loc[held, tables.ITSELF]) == {"holds here"}
 
 
 # ---- the paper's numbers -----------------------------------------------------------------------------

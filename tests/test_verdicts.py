@@ -194,6 +194,79 @@ def test_without_positives_there_is_no_area(one_line):
     one_line(ValueError, "negatives have shape", verdicts.judged, claim(measure="auc"), units[units["positive"]])
 
 
+def test_the_lowest_area_s_interval_is_lowest_at_either_end():
+    """The model whose estimate is lowest need not have the lowest ends."""
+    assert verdicts.lowest([(0.9, 0.6, 0.99), (0.95, 0.5, 0.97)]) == (0.9, 0.5, 0.97)
+    assert verdicts.lowest([(0.9, 0.6, 0.99)]) == (0.9, 0.6, 0.99)
+    for order in (1, -1):
+        one, low, high = verdicts.lowest([(0.9, 0.6, 0.99), (1.0, math.nan, math.nan)][::order])
+        assert one == 0.9 and math.isnan(low) and math.isnan(high)  # of one model nothing is known
+    perfect = ([5, 6], [1, 2])  # but of two captions
+    many = ([2.5, *range(5, 12)], range(4)), ([5, 6, 7, 8], range(4))
+    found = verdicts.interval(claim(measure="auc"), detected(a=many[0], b=perfect).assign(cluster=range(16)))
+    ends = [stats.auc_interval(*sides) for sides in (many[0], perfect)]
+    assert ends[0][0] < ends[1][0] and ends[1][1] < ends[0][1]
+    assert found == pytest.approx((ends[0][0], ends[1][1], min(ends[0][2], ends[1][2])))
+
+
+# ---- many claims together ----------------------------------------------------------------------------
+
+
+def test_among_several_claims_an_interval_is_wider():
+    units = pd.DataFrame({"value": [0.5, 0.7, 0.4, 0.9, 0.6, 0.3], "cluster": range(6)})
+    for within, error in ((False, 0.05), (True, 0.10)):
+        about = claim(measure="z", within=within)
+        assert verdicts.level_of(about) == 1 - error
+        for among in (1, 4, 29):
+            found = verdicts.judged(about, units, among)
+            expected = stats.mean_interval(units["value"], level=1 - error / among)
+            assert [found[name] for name in ("estimate", "low", "high")] == pytest.approx(expected)
+            assert verdicts.interval(about, units, 1 - error / among) == pytest.approx(expected)
+    rates = pd.DataFrame({f"{name} rate": [0.5, 0.25, 0.75, 0.5, 1.0] for name in ("descriptor", "adaptive l2")})
+    scores = rates.assign(score=[0.8, 0.9, 0.7, 0.9, 0.6], nearness=1.0, cluster=range(5))
+    found = verdicts.judged(claim(rate=0.3), scores, 10)["rates"]["descriptor"]
+    expected = stats.mean_interval(scores["descriptor rate"], bounds=(-1, 1), reach=1, level=0.995)
+    assert (found["estimate"], found["low"], found["high"]) == pytest.approx(expected)
+
+
+def holm(chances, most: float) -> set:
+    """The textbook's: the smallest is held to most / m, the next to most / (m − 1), until one is not below."""
+    found = set()
+    for k, key in enumerate(sorted(chances, key=chances.get)):
+        if chances[key] > most / (len(chances) - k):
+            break
+        found.add(key)
+    return found
+
+
+def test_claims_are_judged_together_as_by_holm_s_p_values(monkeypatch):
+    names, steps = [f"c{k}" for k in range(9)], 0
+    monkeypatch.setattr(verdicts, "claim", {name: claim(key=name, measure="z", threshold=0.2) for name in names}.get)
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        means = {name: random.choice([-0.8, 0.2, 0.9, 1.1, 1.3]) for name in names}
+        units = {name: pd.DataFrame({"value": random.normal(mean, 0.8, 10), "cluster": range(10)})
+                 for name, mean in means.items()}  # fmt: skip
+        sides = {}
+        for said, side in ((HOLDS, "greater"), (FAILS, "less")):
+            test = {k: scipy_stats.ttest_1samp(u["value"], 0.2, alternative=side).pvalue for k, u in units.items()}
+            sides[said] = holm(test, 0.025)
+            steps += len(sides[said]) > sum(p <= 0.025 / 9 for p in test.values())
+        found = verdicts.together(units)
+        assert [*found] == names
+        assert {said: {k for k, v in found.items() if v == said} for said in sides} == sides
+    assert steps > 5  # more than Bonferroni finds
+
+
+def test_together_a_claim_that_detectors_differ_on_is_not_among_those_that_hold(monkeypatch):
+    monkeypatch.setattr(verdicts, "claim", lambda key: claim(key=key, threshold=0.1))
+    table = pd.concat([rows("own", HIGH, near=0.5), rows("other", LOW, near=3.0)])
+    differ = contrast(table, "own", "other")
+    agree = differ.assign(nearness=1.0)
+    assert verdicts.together({"a": differ, "b": agree}) == {"a": DEPENDS, "b": HOLDS}
+    assert verdicts.together({}) == {}
+
+
 def test_z_and_nats_are_plain_means():
     units = pd.DataFrame({"value": [0.5, -0.5, 4.0, -1.0], "cluster": ["a", "a", "b", "b"]})
     for measure in ("z", "nats", "alignment"):

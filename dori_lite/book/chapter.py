@@ -15,6 +15,7 @@ from importlib import import_module
 from .. import assets, stamps
 from ..files import digest, plain
 from ..runs import open_run
+from ..stats import FEWEST, TOO_FEW
 from . import claims, profiles
 from .effects import effect
 from .publish import published
@@ -24,17 +25,22 @@ from .verdicts import judged, same_sign
 WORLDS = {"reef": "dori_lite.reef.world", "reef-first": "dori_lite.reef.world"}
 FIRST, NOT_YET = "reef-first", "not yet run"
 ANEW = "DORI_ANEW"  # set by `dori-lite book --force`: the rows are made anew as well
+SHOW = "DORI_SHOW"  # set to "published" for the site: chapters show their published runs and compute no rows
 
 
 def begin(chapter: str, profile: str, seed: int, *models: str, world: str = "reef"):
     """A world with some of its `models` [default: all], the profile's counts, and the run to go on with.
 
     The rows of a run depend on profile, weights, the package's code and the chapter's cells tagged `experiment`; if
-    one of them is another, the run starts afresh. Raises ValueError for an unknown profile, world or model.
+    one of them is another, the run starts afresh. With DORI_SHOW=published it is the published run, if there is one,
+    for reading, and the counts are its own. Raises ValueError for an unknown profile, world or model.
     """
     check_world(world)
-    settings = profiles.load(profile)
+    shown = published(chapter, world=world) if os.environ.get(SHOW) == "published" else None
+    settings = profiles.load(shown.profile["name"] if shown else profile)
     loaded = import_module(WORLDS[world]).load(*models, device=settings.device, world=world)
+    if shown:
+        return loaded, settings, shown
     stamp = {"weights": digest(loaded.hashes), "cells": experiment_cells(chapter)}
     anew = os.environ.get(ANEW) == "1"
     return loaded, settings, open_run(chapter, settings, seed, world=world, stamp=stamp, anew=anew)
@@ -68,10 +74,11 @@ def conclude(run, world, settings, *keys: str, numbers: dict | None = None):
     """Write the run's record, with the verdicts of the claims `keys`, and return them as a table.
 
     Beside each verdict stand the published one, and the first pair's where this is the second. `numbers` are headline
-    numbers, {name: value}.
+    numbers, {name: value}. A run for reading keeps the record it has.
     """
     found = verdicts(run, *keys)
-    run.record(models=dict(world.hashes), numbers=plain(numbers or {}), verdicts=found)
+    if run.stamp is not None:
+        run.record(models=dict(world.hashes), numbers=plain(numbers or {}), verdicts=found)
     beside = {name: published_verdicts(run.chapter, name) for name in dict.fromkeys((run.world, FIRST))}
     return verdict_table(found, settings, beside.pop(run.world), beside.get(FIRST))
 
@@ -91,7 +98,7 @@ def verdict_table(verdicts: dict, settings, published: dict, first: dict | None 
 
     rows = []
     for key, found in verdicts.items():
-        row = {"claim": key, "effect [interval]": in_brackets(found), "threshold": found["threshold"]}
+        row = {"claim": key, "effect [interval]": in_brackets(found, key), "threshold": found["threshold"]}
         row |= {"units": in_clusters(found), "evidence": found["rung"]}
         row["verdict"] = f"{found['verdict']} (direction only)" if settings.direction_only else found["verdict"]
         row["in rates"] = found["rates"]["verdict"] if "rates" in found else ""
@@ -116,11 +123,17 @@ def in_clusters(found: dict) -> str:
     return f"{found['units']}" + (f" in {found['clusters']}" if found["clusters"] < found["units"] else "")
 
 
-def in_brackets(found: dict) -> str:
-    """An estimate with its interval; with one unit there is no interval, with none no estimate."""
+def in_brackets(found: dict, key: str | None = None) -> str:
+    """An estimate with its interval; fewer than six units or a single cluster have none, no units no estimate.
+
+    Of an area under a curve (`key` says which claim it is) six are needed on either side.
+    """
     numbers = [math.nan if found[name] is None else found[name] for name in ("estimate", "low", "high")]
     if not found["units"]:
         return "no units"
+    sides = 2 if key and claims.claim(key).measure == "auc" else 1
+    if found["units"] < FEWEST * sides:
+        return f"{numbers[0]:.2f} (n = {found['units']}, {TOO_FEW.format('interval')}{' a side' * (sides - 1)})"
     if math.isnan(numbers[1]) or math.isnan(numbers[2]):
         return f"{numbers[0]:.2f} [{'one unit' if found['clusters'] == 1 else 'no interval'}]"
     return "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)

@@ -177,6 +177,14 @@ def injection(run):
     return lift(run, "never saw it", min(LONGEST, run.profile["control_steps"]))
 
 
+def transfers(run):
+    """Triggers found in the pruned own twin, asked of the unpruned one, beyond what either control gives."""
+    rows = run.rows("transfer")
+    pairs = (("pruned by Wanda", "remembers"), ("pruned by Wanda", CONTROLS[0]), (CONTROLS[0], "remembers"))
+    found, *others = (units_of(only(only(rows, f, "found_in"), goal, "asked_of")) for f, goal in pairs)
+    return beyond(found, *others)
+
+
 # ---- chapter 5 ---------------------------------------------------------------------------------------
 
 
@@ -244,6 +252,7 @@ EFFECTS = {
     "random-starts": random_starts,
     "work": work,
     "injection": injection,
+    "transfers": transfers,
     "free-numbers": free_numbers,
     "who-carries": lambda run: contrast(run.rows("window"), "5–24", "0–4", column="window"),
     "membership": membership,

@@ -44,17 +44,18 @@ def environment(**settings: str):
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def run(notebook: Path, output: Path, parameters: dict):
-    """Execute `notebook` in its own folder; the executed notebook.
+def run(notebook: Path, output: Path, parameters: dict, called: str | None = None):
+    """Execute `notebook` in its own folder; the executed notebook. `called` names it in messages [default: its file].
 
     Raises ValueError for an unknown parameter, RuntimeError in one line when a cell fails or the kernel dies.
     """
     check_parameters(notebook, parameters)
+    called = called or notebook.stem
     try:
         bar = sys.stderr.isatty()
         return papermill.execute_notebook(notebook, output, parameters, cwd=notebook.parent, progress_bar=bar, **KERNEL)
     except PapermillExecutionError as error:
         where = f"in the cell that begins {error.source.strip().splitlines()[0]!r} (traceback in {output})"
-        raise RuntimeError(f"{notebook.stem}: {error.ename}: {' '.join(error.evalue.split())}, {where}") from error
+        raise RuntimeError(f"{called}: {error.ename}: {' '.join(error.evalue.split())}, {where}") from error
     except (DeadKernelError, TimeoutError) as error:
-        raise RuntimeError(f"{notebook.stem}: {' '.join(str(error).split())}") from error
+        raise RuntimeError(f"{called}: {' '.join(str(error).split())}") from error

@@ -6,21 +6,27 @@ Each takes tidy rows (or a `Run`) and returns a pandas table; none needs a model
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
 from .. import assets, files
 from ..ranges import check_mapping, check_number, check_rows
-from ..stats import upper_limit
-from .chapter import FIRST, NOT_YET, first_said, in_brackets
-from .claims import CLAIMS
+from ..stats import FEWEST, auc_interval, upper_limit
+from .chapter import FIRST, NOT_YET, check_world, first_said, in_brackets
+from .claims import CLAIMS, HOLDS
+from .effects import effect
 from .publish import all_published
+from .verdicts import level_of, together
+
+ITSELF, AMONG = "verdict by itself", "verdict among all"  # columns of `multiplicity`
 
 
 def counts(rows, threshold: float, by: str = "condition", detector: str = "descriptor"):
     """Copies among all pictures of a condition, with the exact one-sided 95 % limit: as if pictures were independent.
 
-    `rows` have the columns `by` and `detector`, a list of scores each.
+    `rows` have the columns `by` and `detector`, a list of scores each, one row a target and condition; fewer than six
+    rows have no limit.
     """
     import pandas as pd
 
@@ -29,8 +35,27 @@ def counts(rows, threshold: float, by: str = "condition", detector: str = "descr
     for name, part in rows.groupby(by, sort=False):
         scores = np.concatenate([np.asarray(scores, float) for scores in part[detector]])
         count, n = int((scores >= threshold).sum()), len(scores)
-        table[name] = {"copies": count, "pictures": n, "at most (95 %)": round(upper_limit(count, n), 3)}
-    return pd.DataFrame(table).T.astype({"copies": int, "pictures": int})
+        limit = {"at most (95 %)": round(upper_limit(count, n), 3)} if len(part) >= FEWEST else {}
+        table[name] = {"copies": count, "pictures": n} | limit
+    return pd.DataFrame(table.values(), index=[*table])
+
+
+def areas(sides: dict, *names: str):
+    """Areas under ROC curves with their intervals over captions, as if each were on its own: one row a label.
+
+    `sides` is {label: (scores of memories, scores of others)}, a label a tuple with one part for each of `names`. Fewer
+    than six captions on a side have no interval.
+    """
+    import pandas as pd
+
+    check_mapping("sides", sides)
+    rows = []
+    for memories, others in sides.values():
+        area, low, high = auc_interval(memories, others)
+        ends = {"low": low, "high": high} if min(len(memories), len(others)) >= FEWEST else {}
+        rows.append({"auc": area} | ends)
+    labels = pd.MultiIndex.from_tuples(sides, names=names) if names else [*sides]
+    return pd.DataFrame(rows, index=labels)
 
 
 def agreement(rows, detectors, by: str = "condition"):
@@ -84,13 +109,41 @@ def all_claims():
     for key, about in CLAIMS.items():
         row = {"claim": key, "threshold": f"±{about.threshold}" if about.within else f"{about.threshold}"}
         found = known.get("reef", {}).get(key)
-        row["effect [interval]"] = in_brackets(found) if found else NOT_YET
+        row["effect [interval]"] = in_brackets(found, key) if found else NOT_YET
         row["verdict"] = found["verdict"] if found else NOT_YET
         row["in rates"] = found["rates"]["verdict"] if found and "rates" in found else ""
         row["evidence"] = f"{about.rung}, {'later' if about.later else 'confirmed'}"
         row["first pair"] = first_said(key, found, known.get(FIRST, {})) if found else NOT_YET
         rows.append(row)
     return pd.DataFrame(rows).set_index("claim")
+
+
+def multiplicity(world: str = "reef"):
+    """The published claims of a pair, each by itself and after Holm's correction over all of them: one row a claim."""
+    import pandas as pd
+
+    check_world(world)
+    said, units = {}, {}
+    for run in all_published(world):
+        if run.profile["name"] == "standard":
+            run.rows = cache(run.rows)  # many claims ask for the same
+            for key, found in run.read_record()["verdicts"].items():
+                said[key], units[key] = found["verdict"], effect(key, run)
+    return pd.DataFrame({ITSELF: said, AMONG: together(units)}).rename_axis("claim")
+
+
+def by_accident(table) -> str:
+    """What a table of `multiplicity` says, in words: how many hold, and how many would if none were true."""
+    check_rows(table, ITSELF, AMONG)
+    tails = sum((1 - level_of(CLAIMS[key])) / 2 for key in table.index)
+    holds = (table[[ITSELF, AMONG]] == HOLDS).T.to_numpy()
+    lost = ", ".join(table.index[holds[0] & ~holds[1]])
+    return (
+        f"{len(table)} claims were judged, each by itself, and {holds[0].sum()} hold. If none were true, at most "
+        f"{tails:.1f} of them would hold by accident, on average: 2.5 % of all, 5 % of those whose effect is to lie "
+        f"within ±threshold. Judged together (Holm), so that even one such accident among all is as unlikely as it is "
+        f"for one claim by itself, {holds[1].sum()} hold" + (f"; no longer: {lost}." if lost else ".")
+    )
 
 
 def where_nemo_could_act():

@@ -3,14 +3,16 @@
     rows = run.rows("attack")  # a DataFrame with target, condition, start, steps, descriptor rate, …
     charts.rate_curves(rows, "descriptor rate")
 
-Each returns a matplotlib figure. Shares and rates are in [0, 1]; intervals are `stats.mean_interval`'s, over rows. All
-raise ValueError for rows that lack a column, for none, and for a threshold that is not a finite number.
+Each returns a matplotlib figure. Shares and rates are in [0, 1]; bands and bars are `style.interval`'s, at 95 %, and
+left out for fewer than six units. All raise ValueError for rows that lack a column, for none, and for a threshold that
+is not a finite number.
 """
 
 import numpy as np
 import seaborn as sns
 
 from ..ranges import check_list, check_mapping, check_number, check_positive, check_rows
+from ..stats import FEWEST, TOO_FEW
 from . import style
 from .style import BLUE, COPY, PALETTE, RELATIONS, chart, known_only, legend_above, name_rows, shared_legend, styles
 
@@ -21,15 +23,14 @@ OVER = {"steps": "attack steps", "k": "directions in which the embedding may mov
 
 
 def bars(mean, low, high):
-    """Lengths below and above the mean for matplotlib's error bars, [2, n]; none where there is no interval."""
-    return np.nan_to_num(np.array([mean - low, high - mean])).clip(min=0)
+    """Lengths below and above the mean for matplotlib's error bars, [2, n]; NaN where no bar is to be drawn."""
+    return np.array([mean - low, high - mean]).clip(min=0)
 
 
 def replay_rates(rows, rate: str):
     """Share of copies by target and model: one row a target, one marker a model, upright lines through their means.
 
-    `rows` has columns target, model ("own twin", "other twin", "parent") and the one called `rate`. Raises ValueError
-    for another model.
+    `rows` has columns target, model (no other than "own twin", "other twin", "parent") and the one called `rate`.
     """
     check_rows(rows, "target", "model", rate)
     known_only(rows["model"], RELATIONS)
@@ -51,8 +52,7 @@ def replay_rates(rows, rate: str):
 def exposure_curve(rows, score: str, threshold: float):
     """A detector's score against exposures, own twin and other twin: one point a picture, lines through means.
 
-    `rows` has columns exposures, model and `score`; other models are left out. From `threshold` on a picture is called
-    a copy.
+    `rows` has columns exposures, model and `score`; other models are left out. From `threshold` on it is a copy.
     """
     check_rows(rows, "exposures", "model", score), check_number("threshold", threshold)
     twins = styles(["own twin", "other twin"])
@@ -64,9 +64,8 @@ def exposure_curve(rows, score: str, threshold: float):
             axis.plot(mean.index, mean, color=colour, marker=marker, linestyle=line, label=model)
         axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         axis.text(rows["exposures"].min(), threshold, "copy from here on", va="bottom", fontsize=8)
-        ticks = sorted(rows["exposures"].unique())
         axis.set_xscale("log")
-        axis.set_xticks(ticks, [str(tick) for tick in ticks], rotation=60)
+        axis.set_xticks(ticks := sorted(rows["exposures"].unique()), [str(tick) for tick in ticks], rotation=60)
         axis.minorticks_off()
         axis.set(xlabel="exposures of the picture in its own twin", ylabel=score, ylim=(None, 1.05))
         axis.legend(loc="center left")
@@ -74,10 +73,9 @@ def exposure_curve(rows, score: str, threshold: float):
 
 
 def by_condition(rows, value: str, by: str = "condition", label: str | None = None, limits=(-0.04, 1.04)):
-    """One dot a target, one row a condition, in the table's order; a diamond and a bar for mean and 95 % interval.
+    """One dot a target, one row a condition, in the table's order; a diamond for the mean and a bar for its interval.
 
-    `rows` has the columns `by` and `value`, one row a target and condition; targets of either twin share a row.
-    `limits` are the axis's.
+    `rows` has the columns `by` and `value`, one row a target and condition; `limits` are the axis's.
     """
     check_rows(rows, by, value)
     names = list(dict.fromkeys(rows[by]))
@@ -96,7 +94,7 @@ def by_condition(rows, value: str, by: str = "condition", label: str | None = No
 
 
 def dose_response(rows, value: str = "descriptor rate", label: str = COPIES):
-    """`value` over the dose ρ, means and 95 % intervals over targets, a line for each of two masks: Wanda's, a control.
+    """`value` over the dose ρ, means and intervals over targets, a line for each of two masks: Wanda's, a control.
 
     `rows` has columns rho (share of each row of weights, in [0, 1]), mask, model and `value`, one row a target, dose
     and mask. Models are panels, never pooled into one line. Raises ValueError for more or fewer than two masks.
@@ -121,7 +119,7 @@ def dose_response(rows, value: str = "descriptor rate", label: str = COPIES):
 
 
 def rate_curves(rows, value="descriptor rate", panels="start", threshold=None, label=None, over: str = "steps"):
-    """`value` over attack steps, one line a condition of `PALETTE`, means and 95 % intervals over targets.
+    """`value` over attack steps, one line a condition of `PALETTE`, means and intervals over targets.
 
     `rows` has columns target, condition, `over` (what the axis counts, stretched near 0), `panels` (whose values are
     drawn side by side) and `value`; `threshold` is a height to mark. Raises ValueError for an unknown condition.
@@ -155,9 +153,8 @@ def rate_curves(rows, value="descriptor rate", panels="start", threshold=None, l
 def scatter_detectors(rows, threshold: float, other: float = 1.0):
     """The two copy detectors against each other, one point a picture; the shaded corner is where both say "copy".
 
-    `rows` has columns model ("own twin", "other twin", "parent") and the detectors' scores, each a list over a row's
-    pictures: descriptor (a cosine, with its `threshold`) and adaptive l2 (1 / ratio, with the `other`). Raises
-    ValueError for another model.
+    `rows` has columns model (no other than "own twin", "other twin", "parent") and the scores, lists over a row's
+    pictures: descriptor (a cosine, with its `threshold`) and adaptive l2 (1 / ratio, with the `other`).
     """
     check_rows(rows, "model", "descriptor", "adaptive l2"), known_only(rows["model"], RELATIONS)
     threshold, bar = check_number("threshold", threshold), 1 / check_positive("other threshold", other)
@@ -201,7 +198,7 @@ def strips(rows, value: str, group: str, hue: str | None = None, label: str | No
 def roc_curves(curves: dict, negatives: str = "decoys flagged", positives: str = "memories found"):
     """Receiver operating characteristics: {label: (false positive rates, true positive rates)}, up to four.
 
-    Raises ValueError for more.
+    One with fewer than six steps on either side is no curve: its label says so. Raises ValueError for more than four.
     """
     check_mapping("curves", curves)
     drawn_as = styles(curves)
@@ -209,6 +206,8 @@ def roc_curves(curves: dict, negatives: str = "decoys flagged", positives: str =
         axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
         for label, (fpr, tpr) in curves.items():
             colour, _, line = drawn_as[label]
+            if min(len(np.unique(fpr)), len(np.unique(tpr))) <= FEWEST:  # steps, and where they begin
+                fpr, tpr, label = [], [], f"{label}: {TOO_FEW.format('curve')}"
             axis.plot(fpr, tpr, linestyle=line, color=colour, label=label, linewidth=1.8)
         axis.set(xlabel=f"false positive rate ({negatives})", ylabel=f"true positive rate ({positives})")
         axis.legend(loc="lower right", fontsize=8)

@@ -3,7 +3,8 @@
     neurons(run.rows("neurons"), total=1088)  # the highest n by several rankings
     heard(run.rows("silenced"), "layers", "steps")  # a map of scores
 
-One row a target and dose, or a target and place of the map. Each returns a matplotlib figure.
+One row a target and dose, or a target and place of the map. Each returns a matplotlib figure; intervals are
+`style.interval`'s, at 95 %, and left out for fewer than six units.
 """
 
 import seaborn as sns
@@ -21,7 +22,7 @@ RANKINGS = {  # colour, marker, line: as the conditions that they belong to
 
 
 def neurons(rows, value: str = "descriptor mean", label: str = "mean descriptor score", total: int | None = None):
-    """`value` after blocking the highest n neurons: a line a ranking, means and 95 % intervals over targets.
+    """`value` after blocking the highest n neurons: a line a ranking, means and intervals over targets.
 
     `rows` has columns n, ranking (one of `RANKINGS`), model and `value`; models are panels. With `total`, the
     number of all neurons, the axis shows shares as well. Raises ValueError for another ranking.

@@ -2,7 +2,7 @@
 
     over_thresholds(rows[rows["steps"] == 50], 0.69, "pruned by Wanda", "never saw it", "never saw it, pruned")
 
-One row a target and condition; the band is over canaries.
+One row a target and condition; the band is over canaries, and left out for fewer than six.
 """
 
 import numpy as np

@@ -20,7 +20,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from ..stats import mean_interval
+from ..stats import FEWEST, mean_interval
 
 STYLE = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white", "font.size": 10}
 STYLE |= {"legend.frameon": False}
@@ -44,7 +44,6 @@ PALETTE = {
 RELATIONS = {"own twin": "remembers", "other twin": "never saw it", "parent": "parent"}
 # Colours, markers and lines of names that are in neither, in this order. Where charts leave markers out, lines must do.
 OTHERS = {"remembers": "-", "never saw it": "--", "parent": ":", "pruned by Wanda": "-."}
-FEWEST = 6  # units from which on a figure shows an interval
 BLUE = PALETTE["remembers"][0]  # where nothing is told apart
 
 
@@ -97,7 +96,7 @@ def means(rows, by: str, value: str):
 def interval(rows, value: str):
     """Mean of the column `value` and its 95 % interval, that of shares if its name ends in "rate": (mean, low, high).
 
-    Rows that share a number in the column `group` are one cluster; fewer than `FEWEST` of these get no interval.
+    Rows that share a number in the column `group` are one cluster; fewer than `stats.FEWEST` of these get no interval.
     """
     grouped = "group" in rows and rows["group"].notna().all()
     clusters = rows["group"].astype(int).tolist() if grouped else None
