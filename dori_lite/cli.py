@@ -94,7 +94,7 @@ def fill(read: str = typer.Option(None, help="a chapter's number: its sentences 
     """Write the published runs' numbers into the book's sentences and tables."""
     from .book import told
 
-    for path in told.update(checkout(), read):
+    for path in told.update(told.pages(checkout()), read):
         print(f"filled: {path}")
 
 

@@ -43,7 +43,7 @@ def root(tmp_path, monkeypatch):
     shutil.copy(ROOT / "_config.yml", tmp_path)
     for name, text in {
         "_toc.yml": f"format: jb-book\nroot: intro\nchapters:\n- file: chapters/{SLUG}\n",
-        "intro.md": "# A book\n\nIts first page.\n",
+        "intro.md": "# A book\n\nIts first page: <!--wanda-hides-->0.99<!--/-->.\n",
         "references.bib": "@misc{one, title={One}, author={Some One}, year={2000}}\n",
     }.items():
         (tmp_path / "book" / name).write_text(text)
@@ -88,6 +88,8 @@ def test_a_chapter_runs_once_and_the_site_shows_its_present_text(root, capsys, m
     assert f'href="{colab}/{SLUG}.ipynb"' in page and 'href="https://github.com/reef/finding/issues/new' in page
     assert page.count('href="https://github.com/reef/finding"') == 1 and not page_problems(page)
     assert "sd-tab" not in page.split("<main")[1], "nothing is published, and there are tabs"
+    intro = (index.parent / "intro.html").read_text()
+    assert "not yet run" in intro and "0.99" not in intro, "its number is not the record's, of which there is none"
 
     write_chapter(root, "print('new code')")
     with pytest.raises(ValueError, match="have changed since it was run"):

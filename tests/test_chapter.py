@@ -150,7 +150,7 @@ def test_the_published_verdict_and_the_first_pair_s_stand_beside(toy, no_results
     world, settings, run = begin()
     table = chapter.conclude(fill(run), world, settings, "replay", "variety")
     assert table["published (standard)"].tolist() == ["does not hold here", "not yet run"]
-    assert table["first pair"].tolist() == ["0.40, same sign", "2.50, same sign"]  # as 0.3, and this run's 4
+    assert table["first pair"].tolist() == ["0.40, same side", "2.50, same side"]  # as 0.3, and this run's 4
     assert chapter.published_verdicts("99_toy", "toy") == {"replay": said(0.3, "does not hold here")}
     assert chapter.published_verdicts("99_toy", "reef") == {} == chapter.published_verdicts("97", "toy")
 
@@ -243,9 +243,9 @@ def test_what_the_first_pair_said_is_compared_by_the_side_of_the_threshold():
     def first(key, here, there):
         return chapter.first_said(key, said(here), {key: said(there)})
 
-    assert first("replay", 0.8, 0.6) == "0.60, same sign" and first("replay", 0.8, 0.4) == "0.40, another sign"
-    assert first("variety", 1.5, 0.5) == "0.50, same sign"  # both below 2
-    assert first("wanda-utility", 0.05, -0.25) == "-0.25, another sign"  # within ±0.1, and outside
+    assert first("replay", 0.8, 0.6) == "0.60, same side" and first("replay", 0.8, 0.4) == "0.40, other side"
+    assert first("variety", 1.5, 0.5) == "0.50, same side"  # both below 2
+    assert first("wanda-utility", 0.05, -0.25) == "-0.25, other side"  # within ±0.1, and outside
     assert chapter.first_said("replay", said(0.8), {}) == "not yet run"
     assert chapter.first_said("replay", said(0.8), {"variety": said(0.6)}) == "not yet run"
     assert first("replay", None, 0.6) == first("replay", 0.6, None) == "not yet run"  # null: what was no number

@@ -120,13 +120,13 @@ def test_every_claim_stands_beside_what_both_pairs_said_of_it(results):
     assert list(table.columns) == [*("threshold", "effect [interval]", "verdict", "in rates", "evidence", "first pair")]
     assert table.loc["replay"].tolist() == [
         *("0.5", "0.75 [0.70, 0.80]", "holds here", "detector-dependent"),
-        *("counterfactual, confirmed", "0.40, another sign"),
+        *("counterfactual, committed", "0.40, other side"),
     ]
     assert table.loc["variety"].tolist() == [
-        *("2.0", "4.00 [4.00, 4.00]", "holds here", "", "counterfactual, confirmed", "2.50, same sign")
+        *("2.0", "4.00 [4.00, 4.00]", "holds here", "", "counterfactual, committed", "2.50, same side")
     ]
     assert table.loc["wanda-utility"].tolist() == [
-        *("±0.1", "0.20 [one unit]", "undecided", "", "intervention, confirmed", "-0.05, another sign")
+        *("±0.1", "0.20 [one unit]", "undecided", "", "intervention, committed", "-0.05, other side")
     ]
     not_yet = table.drop(index=["replay", "variety", "wanda-utility"])
     assert set(not_yet["verdict"]) == set(not_yet["first pair"]) == {"not yet run"}  # outliers and magnitude too

@@ -9,11 +9,12 @@ from dori_lite.book import told
 from dori_lite.book.build import chapters
 from dori_lite.book.claims import CLAIMS
 from dori_lite.book.effects import half_memory
-from dori_lite.book.publish import published
+from dori_lite.book.publish import all_published, published
 
 ROOT = Path(__file__).parents[1]
 HIDES = published("03_where_does_a_memory_live").read_record()["verdicts"]["wanda-hides"]
 ROWS = published("03_where_does_a_memory_live").rows("condition")
+SAID = [said["verdict"] for run in all_published() for said in run.read_record()["verdicts"].values()]
 WANDA = ROWS[ROWS["condition"] == "Wanda"]
 
 
@@ -36,6 +37,9 @@ WANDA = ROWS[ROWS["condition"] == "Wanda"]
         ("02 minutes", f"{published('02_how_it_remembers').read_record()['minutes']:.0f}"),
         ("02 machine", published("02_how_it_remembers").read_record()["machine"]),
         ("99 minutes", "not yet run"),
+        ("claims", f"{len(SAID)}"),
+        ("claims holds here", f"{SAID.count('holds here')}"),
+        ("claims nonsense", "0"),
         ("half-memory", f"{half_memory(published('02_how_it_remembers')):.0f}"),
     ],
 )
@@ -135,13 +139,13 @@ def test_update_writes_markdown_cells_and_pages_and_nothing_else(tmp_path):
     pages = {"README.md": "none", "book/intro.md": PAGE, "book/one.ipynb": json.dumps(notebook, indent=1) + "\n"}
     for name, text in pages.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert [path.name for path in told.update(tmp_path, read="03")] == ["intro.md", "one.ipynb"]
+    assert [path.name for path in told.update(told.pages(tmp_path), read="03")] == ["intro.md", "one.ipynb"]
     assert not told.problems((tmp_path / "book/intro.md").read_text(encoding="utf-8"))
     found = json.loads((tmp_path / "book/one.ipynb").read_text(encoding="utf-8"))
     cells[1]["source"] = [f"By <!--wanda-hides-->{HIDES['estimate']:.2f}<!--/-->\n", "so"]
     cells[0]["source"] = ["Hides\n", "<!--x-->…"]
     assert found["cells"] == cells
-    assert not told.update(tmp_path)
+    assert not told.update(told.pages(tmp_path))
 
 
 def test_every_claim_is_said_in_few_words():

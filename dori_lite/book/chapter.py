@@ -115,7 +115,7 @@ def first_said(key: str, found: dict, first: dict) -> str:
     if any(estimate is None or math.isnan(estimate) for estimate in both):
         return NOT_YET
     same = same_sign(claims.claim(key), *both)
-    return f"{first[key]['estimate']:.2f}, {'same' if same else 'another'} sign"
+    return f"{first[key]['estimate']:.2f}, {'same' if same else 'other'} side"
 
 
 def in_clusters(found: dict) -> str:

@@ -22,6 +22,7 @@ import yaml
 from nbformat.v4 import new_markdown_cell
 
 from .. import files
+from . import told
 from .pages import OWN, PUBLISHED, WORLD, alone, chapters, checkout, code_cells, key, pages, stage
 from .publish import published
 
@@ -57,6 +58,7 @@ def site_alone(profile: str, root: Path) -> Path:
         if published(chapter.stem, world=WORLD):
             notebook = side_by_side(notebook, shown(chapter, PUBLISHED, root), profile, target)
         nbformat.write(fold(notebook), target)
+    told.update(told.below(staged))
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", staged]
     command += ["--config", configured(root), "--path-output", root, "-W", "--keep-going"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")

@@ -112,7 +112,7 @@ def all_claims():
         row["effect [interval]"] = in_brackets(found, key) if found else NOT_YET
         row["verdict"] = found["verdict"] if found else NOT_YET
         row["in rates"] = found["rates"]["verdict"] if found and "rates" in found else ""
-        row["evidence"] = f"{about.rung}, {'later' if about.later else 'confirmed'}"
+        row["evidence"] = f"{about.rung}, {'later' if about.later else 'committed'}"
         row["first pair"] = first_said(key, found, known.get(FIRST, {})) if found else NOT_YET
         rows.append(row)
     return pd.DataFrame(rows).set_index("claim")

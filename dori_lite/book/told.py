@@ -2,7 +2,7 @@
 
     value("wanda-hides interval")  # "0.51 [0.40, 0.62]"
     value("first 03/condition descriptor rate where condition=Wanda")  # "0.21"
-    update()  # what `dori-lite fill` does
+    update(pages("."))  # what `dori-lite fill` does, and the site with its copy of the pages
 
 A page holds a number between two comments, which no reader sees, and a table of verdicts in the same way:
 
@@ -52,7 +52,8 @@ def value(key: str) -> str:
 
     A claim (`wanda-hides`) with nothing for its estimate, or `interval`, `low`, `high`, `n`, `verdict`, `rates`; or
     the mean of a column of published rows (`03/condition descriptor rate where condition=Wanda, …`), or another of
-    min, max, median, sum, count before it; or `03 minutes`, `03 machine`; or one of `NAMED`. `first ` before any of
+    min, max, median, sum, count before it; or `03 minutes`, `03 machine`; `claims` or
+    `claims undecided`, how many have a verdict, or this one; or one of `NAMED`. `first ` before any of
     them asks the first pair; ` as %` or ` as .3f` after it is the format. Raises ValueError, saying what there is, for
     what nobody can answer.
     """
@@ -62,6 +63,9 @@ def value(key: str) -> str:
     name, _, field = asked.partition(" ")
     if name in [*CLAIMS]:
         return of_claim(verdict_of(name, world), field or "estimate", form)
+    if found := re.fullmatch(r"claims(?: (.+))?", asked):
+        known = [said for key in CLAIMS if (said := verdict_of(key, world))]
+        return f"{sum(found[1] in (None, said['verdict']) for said in known)}"
     if asked in [*NAMED]:
         chapter, of = NAMED[asked]
         return shown(of(run), form or ".0f") if (run := runs(world).get(chapter)) else NOT_YET
@@ -168,8 +172,11 @@ def problems(text: str) -> list[str]:
 
 def pages(root) -> list[Path]:
     """Everything that may hold such numbers: the README, the book's pages and notebooks."""
-    book = sorted(path for path in Path(root, "book").rglob("*") if path.suffix in (".md", ".ipynb"))
-    return [Path(root) / "README.md", *book]
+    return [Path(root) / "README.md", *below(Path(root) / "book")]
+
+
+def below(folder) -> list[Path]:
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix in (".md", ".ipynb"))
 
 
 def texts(path: Path) -> list[str]:
@@ -180,10 +187,10 @@ def texts(path: Path) -> list[str]:
     return ["".join(cell["source"]) for cell in json.loads(content)["cells"] if cell["cell_type"] == "markdown"]
 
 
-def update(root, read: str | None = None) -> list[Path]:
-    """Fill all pages below `root`; those that changed."""
+def update(paths, read: str | None = None) -> list[Path]:
+    """Fill these pages; those that changed."""
     changed = []
-    for path in pages(root):
+    for path in paths:
         content = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
             notebook = json.loads(content)
