@@ -36,6 +36,21 @@ def test_explorer_on_the_site_needs_no_kernel_and_no_network(monkeypatch):
     }
 
 
+def test_a_button_plays_one_control(monkeypatch):
+    monkeypatch.delenv(explorer.BUILDING, raising=False)
+    picture, controls = explorer.explore(frames(), ("word", "noise"), play="noise").children
+    *_, noise, button = controls.children
+    assert type(button).__name__ == "Play" and (button.min, button.max) == (0, 1)
+    button.value = 1
+    assert noise.value == 2 and picture.value == explorer.png(frames()["x", 2])
+    monkeypatch.setenv(explorer.BUILDING, "1")
+    page = explorer.explore(frames(), ("word", "noise"), play="noise").data
+    assert page.count("<button type='button'>") == 1 and "played = menus[1]" in page and "}, 700);" in page
+    assert "<button" not in explorer.explore(frames(), ("word", "noise")).data
+    with pytest.raises(ValueError, match="no control 'steps' to play; there are: word, noise"):
+        explorer.explore(frames(), ("word", "noise"), play="steps")
+
+
 HOSTILE = [
     "$5 and $6",
     "</script><script>alert(1)</script>",

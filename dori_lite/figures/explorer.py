@@ -17,6 +17,7 @@ from ..files import as_pil
 from ..ranges import check_mapping
 from .pictures import as_array
 
+STEP = 700  # milliseconds between two pictures that are played
 BUILDING = "DORI_BUILD"  # set while the site is built: no kernel will answer its readers
 
 
@@ -28,11 +29,11 @@ def png(image) -> bytes:
     return buffer.getvalue()
 
 
-def explore(frames: dict, names: tuple[str, ...], zoom: int = 4):
+def explore(frames: dict, names: tuple[str, ...], zoom: int = 4, play: str | None = None):
     """Look through `frames`, {(choice, choice, …): picture}, with one control for each of `names`.
 
-    Every combination of the choices must be there; whole numbers get a slider, words a menu. Returns an
-    ipywidgets box, or its twin in HTML while the site is built.
+    Every combination of the choices must be there; whole numbers get a slider, words a menu. `play` names the control
+    that a play button steps through. Returns an ipywidgets box, or its twin in HTML while the site is built.
 
     Raises ValueError when keys and names do not fit or a combination is missing.
     """
@@ -40,6 +41,8 @@ def explore(frames: dict, names: tuple[str, ...], zoom: int = 4):
         raise ValueError(f"names are a {type(names).__name__}; give one for each part of the frames' keys")
     if any(not isinstance(key, tuple) or len(key) != len(names) for key in check_mapping("frames", frames)):
         raise ValueError(f"every frame needs a key of {len(names)} parts: {', '.join(names)}")
+    if play is not None and play not in names:
+        raise ValueError(f"there is no control {play!r} to play; there are: {', '.join(names)}")
     choices = [list(dict.fromkeys(key[k] for key in frames)) for k in range(len(names))]
     expected = 1
     for options in choices:
@@ -48,10 +51,11 @@ def explore(frames: dict, names: tuple[str, ...], zoom: int = 4):
         raise ValueError(f"{expected - len(frames)} combinations of {', '.join(names)} have no frame")
     encoded = {key: png(image) for key, image in frames.items()}
     build = as_html if os.environ.get(BUILDING) else as_widgets
-    return build(encoded, names, choices, as_array(next(iter(frames.values()))).shape[1] * zoom)
+    stepped = None if play is None else [*names].index(play)
+    return build(encoded, names, choices, as_array(next(iter(frames.values()))).shape[1] * zoom, stepped)
 
 
-def as_widgets(encoded, names, choices, width):
+def as_widgets(encoded, names, choices, width, stepped=None):
     """The explorer for a live kernel, of parts that ipywidgets 7.7 and 8 share."""
     import ipywidgets as widgets
 
@@ -67,7 +71,11 @@ def as_widgets(encoded, names, choices, width):
 
     for c in controls:
         c.observe(show, names="value")
-    return widgets.HBox([picture, widgets.VBox(controls)])
+    shown = [*controls]
+    if stepped is not None:
+        shown.append(widgets.Play(max=len(choices[stepped]) - 1, interval=STEP))
+        shown[-1].observe(lambda change: setattr(controls[stepped], "index", change["new"]), names="value")
+    return widgets.HBox([picture, widgets.VBox(shown)])
 
 
 SCRIPT = """
@@ -80,11 +88,23 @@ SCRIPT = """
   };
   menus.forEach(menu => menu.addEventListener("change", show));
   show();
+  const button = box.querySelector("button"), played = menus[STEPPED];
+  let timer;
+  button?.addEventListener("click", () => {
+    clearInterval(timer);
+    played.selectedIndex = 0;
+    show();
+    timer = setInterval(() => {
+      if (played.selectedIndex + 1 >= played.length) return clearInterval(timer);
+      played.selectedIndex += 1;
+      show();
+    }, PACE);
+  });
 })();
 """
 
 
-def as_html(encoded, names, choices, width):
+def as_html(encoded, names, choices, width, stepped=None):
     """The same without a kernel: menus, one picture and a script of its own; nothing is downloaded."""
     from IPython.display import HTML
 
@@ -101,7 +121,10 @@ def as_html(encoded, names, choices, width):
             f"<option value='{k}'>{html.escape(str(option))}</option>" for k, option in enumerate(options)
         )
         menus += f"<label style='margin-right:1em'>{html.escape(name)} <select>{entries}</select></label>"
+    if stepped is not None:
+        menus += "<button type='button'>▶ play</button>"
+    script = SCRIPT.replace("STEPPED", str(stepped or 0)).replace("PACE", str(STEP)).replace("KEY", key)
     return HTML(
         f"<div id='{key}'><div>{menus}</div><img width='{width}' alt='' style='margin-top:.5em'></div>"
-        f"<script>{SCRIPT.replace('KEY', key).replace('FRAMES', frames)}</script>"
+        f"<script>{script.replace('FRAMES', frames)}</script>"
     )
