@@ -4,9 +4,9 @@
     found = verdict(claim("replay"), estimate, low, high)  # "holds here"
 
 Their words and numbers, and the rules of verdicts, stand in `claims.toml`. What was thought of with the models at hand
-stands in `claims_later.toml`, says what was known when it was committed, and is never called confirmed. Thresholds are ours; what
-the first pair showed sets sample sizes (`Plan`) and nothing else. A verdict is a finding, whichever it is: none fails a
-build. How an effect is computed from a run's rows stands in `effects`.
+stands in `claims_later.toml`, says what was known when it was committed, and is never called confirmed. Thresholds are
+ours; what the first pair showed sets sample sizes (`Plan`) and nothing else. A verdict is a finding, whichever it is:
+none fails a build. How an effect is computed from a run's rows stands in `effects`.
 """
 
 import math
