@@ -18,7 +18,7 @@ from dori_lite.runs import open_existing, open_run
 DATA = assets.data_folder()
 RECORDS = sorted(path.relative_to(DATA / "results") for path in (DATA / "results").glob("*/*/*/record.json"))
 DEALT, SHARED = {"README.md", "planted.json", "training.csv.gz"}, {"calibration.json", "thresholds.json"}
-LOOSE = {"reef": DEALT | SHARED | {"growth.json", "growth.png", "verify.json"}, "reef-first": DEALT}
+LOOSE = {"reef": DEALT | SHARED | {"growth.json", "growth.png", "verify.json"}, "reef-first": DEALT | {"verify.json"}}
 MODELS = {"reef": {"autoencoder", "judge", "descriptor", "text-encoder", "parent", "twin-a", "twin-b"}}
 MODELS |= {"reef-first": {"parent", "twin-a", "twin-b"}}
 
@@ -217,7 +217,7 @@ def test_an_emptied_table_and_lost_or_added_files_are_found(copy):
     ("reef", "the name alone decides", "the name decides nothing", "not what"),
     ("reef", "| own a | 160 | 0.9", "| own a | 160 | 1.0", "other figures than verify.json"),
     ("reef", "| siblings confused | twin-b | 128 | 0.0 |", "| siblings confused | twin-b | 128 | 0.5 |", "other fig"),
-    ("reef-first", "| own a | 160 | 0.9", "| own a | 160 | 1.0", None),
+    ("reef-first", "| own a | 160 | 0.9", "| own a | 160 | 1.0", "other figures than verify.json"),
 ])  # fmt: skip
 def test_a_changed_card_is_found(copy, pair, old, new, said):
     assert not card_problems(copy, pair)
