@@ -102,7 +102,7 @@ LEFT_OUT = {
         book.pages.alone book.pages.key book.pages.stage book.pages.last_run book.pages.code_cells book.pages.asks_where
         book.site.with_outputs book.site.fold book.site.side_by_side book.site.contents book.site.tabs book.site.block
         book.site.fenced book.site.configured book.site.mathjax_folder
-        book.claims.read""",
+        book.publish.standard book.claims.read""",
     "they take nothing that could be wrong": """
         masks.WeightMask.count masks.WeightMask.density masks.WeightMask.densities dori.Triggers.tensors
         dori.Triggers.displacement runs.runs_folder runs.Run.rows runs.Run.kinds runs.Run.images runs.Run.record

@@ -32,6 +32,11 @@ def all_published(world: str = "reef") -> list[Run]:
     return [open_existing(run) for run in found if run.suffix not in (".partial", ".old")]  # of a stopped `publish`
 
 
+def standard(world: str = "reef") -> list[Run]:
+    """The published runs that the book quotes: those of the profile `standard`, in the order of chapters."""
+    return [run for run in all_published(world) if run.profile["name"] == "standard"]
+
+
 def publish(folder) -> Path:
     """Copy a run's rows, record and pictures to `data/results/<world>/<chapter>/<profile>/`; returns it.
 

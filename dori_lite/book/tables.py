@@ -16,7 +16,7 @@ from ..stats import FEWEST, auc_interval, upper_limit
 from .chapter import FIRST, NOT_YET, check_world, first_said, in_brackets
 from .claims import CLAIMS, HOLDS
 from .effects import effect
-from .publish import all_published
+from .publish import all_published, standard
 from .verdicts import level_of, together
 
 ITSELF, AMONG = "verdict by itself", "verdict among all"  # columns of `multiplicity`
@@ -103,9 +103,8 @@ def all_claims():
 
     rows, known = [], {}
     for world in ("reef", FIRST):
-        for run in all_published(world):
-            if run.profile["name"] == "standard":
-                known[world] = known.get(world, {}) | run.read_record()["verdicts"]
+        for run in standard(world):
+            known[world] = known.get(world, {}) | run.read_record()["verdicts"]
     for key, about in CLAIMS.items():
         row = {"claim": key, "threshold": f"±{about.threshold}" if about.within else f"{about.threshold}"}
         found = known.get("reef", {}).get(key)
@@ -124,11 +123,10 @@ def multiplicity(world: str = "reef"):
 
     check_world(world)
     said, units = {}, {}
-    for run in all_published(world):
-        if run.profile["name"] == "standard":
-            run.rows = cache(run.rows)  # many claims ask for the same
-            for key, found in run.read_record()["verdicts"].items():
-                said[key], units[key] = found["verdict"], effect(key, run)
+    for run in standard(world):
+        run.rows = cache(run.rows)  # many claims ask for the same
+        for key, found in run.read_record()["verdicts"].items():
+            said[key], units[key] = found["verdict"], effect(key, run)
     return pd.DataFrame({ITSELF: said, AMONG: together(units)}).rename_axis("claim")
 
 

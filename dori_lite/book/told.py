@@ -24,7 +24,7 @@ from ..files import digest, write_text
 from . import effects
 from .chapter import FIRST, NOT_YET, in_brackets, in_clusters
 from .claims import CLAIMS, claim
-from .publish import all_published
+from .publish import standard
 
 SPAN = re.compile(r"<!--(?!/|table |record )([^<>]+?)-->([^<\n]*)<!--/-->")
 TABLE = re.compile(r"<!--table ([^<>]+?)-->\n.*?<!--/table-->", re.DOTALL)
@@ -37,7 +37,7 @@ SHORT = tomllib.loads(Path(__file__).with_name("short.toml").read_text(encoding=
 
 def runs(world: str = "reef") -> dict:
     """The published `standard` runs of a world: {number of the chapter: run}."""
-    return {run.chapter[:2]: run for run in all_published(world) if run.profile["name"] == "standard"}
+    return {run.chapter[:2]: run for run in standard(world)}
 
 
 def verdict_of(key: str, world: str = "reef") -> dict | None:

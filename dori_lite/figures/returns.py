@@ -18,12 +18,10 @@ from .style import PALETTE, chart
 LINES = {"remembers": "saw it", "pruned by Wanda": "saw it, pruned", "never saw it": "never saw it"}
 CONTROLS = [name for name in PALETTE if name.startswith(("never saw it, ", "held-out"))]
 GREY, APART = "#777777", 0.07  # all other controls; how far labels stand from each other, as a share of the axis
+VALUE, LABEL = "descriptor mean", "mean descriptor score"
 
 
-SCORE = {"value": "descriptor mean", "label": "mean descriptor score"}
-
-
-def came_back(rows, few: int, threshold: float | None = None, value=SCORE["value"], label=SCORE["label"]):
+def came_back(rows, few: int, threshold: float | None = None, value=VALUE, label=LABEL):
     """`value` over attack steps: three labelled lines with 95 % intervals, and one band for all other controls.
 
     `rows` has columns condition, steps and `value`, one row a target, condition and number of steps, of one start. The
@@ -90,7 +88,7 @@ def name_ends(axis, ends) -> None:
         axis.annotate(name, (x, at), **place)
 
 
-def transfers(rows, value=SCORE["value"], label=SCORE["label"]):
+def transfers(rows, value=VALUE, label=LABEL):
     """A map of mean `value`: triggers by the model that they were found in (down) and the one they are given to.
 
     `rows` has columns found_in, asked_of (names of `LINES`) and `value`. Where both are one model the cell is framed.
