@@ -74,11 +74,12 @@ def book(
     force: bool = typer.Option(False, help="run chapters anew: neither their pages nor their rows are kept"),
     chapter: str = typer.Option(None, help="run this one only (its name or number), and build no site"),
     world: str = typer.Option("reef", help="reef, or reef-first: its chapters are run, and no site is built"),
+    processes: int = typer.Option(1, help="how many share a chapter's work: on the CPU, one a core"),
 ):
     """Run the chapters that changed and build the site."""
     from .book import build
 
-    build.build(profile, seed, force, chapter, world)
+    build.build(profile, seed, force, chapter, world, processes)
 
 
 @app.command()

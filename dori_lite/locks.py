@@ -23,20 +23,29 @@ def lock(path, busy: str) -> None:
     Folders are made. Where a file system knows no locks, `filelock` marks the file instead, or else nothing is locked.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if (key := (os.getpid(), path.resolve())) in HELD:
+    if (os.getpid(), path.resolve()) in HELD:
         return
-    one, owner = FileLock(path), path.with_name(f"{path.name}.owner")
+    owner = path.with_name(f"{path.name}.owner")
+    if not taken(path):
+        known = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.exists() else ""
+        who = f"process {known}" if known.isdigit() else "another process"
+        raise RuntimeError(f"{busy} by {who}; wait until it has ended, or end it, and try again ({path})")
+    owner.write_text(f"{os.getpid()}\n", encoding="utf-8")  # for the message to others
+
+
+def taken(path) -> bool:
+    """Take the lock on `path`, whose folder is made, or say that another process has it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    one = FileLock(path)
     try:
         one.acquire(timeout=0)
     except Timeout:
-        known = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.exists() else ""
-        who = f"process {known}" if known.isdigit() else "another process"
-        raise RuntimeError(f"{busy} by {who}; wait until it has ended, or end it, and try again ({path})") from None
+        return False
     except NotImplementedError:  # no locks here, as on some network drives: better unlocked than not at all
         pass
-    HELD[key] = one
-    owner.write_text(f"{os.getpid()}\n", encoding="utf-8")  # for the message to others
+    HELD[os.getpid(), path.resolve()] = one
+    return True
 
 
 def release(path) -> None:
@@ -58,8 +67,18 @@ def held(path, busy: str):
 
 
 def rank() -> int:
-    """This process's number among those of `accelerate launch`; 0 without it."""
-    text = os.environ.get("RANK", "0")
-    if not text.isdecimal():
-        raise ValueError(f"RANK={text!r} is no process's number; unset it, or start with `accelerate launch`")
+    """This process's number among those that share a run, RANK as `accelerate launch` sets it; 0 without it."""
+    return whole("RANK", 0, "is no process's number")
+
+
+def ranks() -> int:
+    """How many processes share a run, WORLD_SIZE as `accelerate launch` sets it; 1 without it."""
+    return whole("WORLD_SIZE", 1, "is no count of processes")
+
+
+def whole(name: str, least: int, wrong: str) -> int:
+    """An environment variable as a whole number; `least` where it is not set."""
+    text = os.environ.get(name, str(least))
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name}={text!r} {wrong}; unset it, or start with `accelerate launch`")
     return int(text)

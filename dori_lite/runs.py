@@ -12,7 +12,6 @@
         record.json                profile, seed, versions, machine, model hashes, numbers, verdicts
 
 Stopped at any moment and opened again, a run continues. Published, in `data/results/`, it is a `Run` as well.
-What is heavy is imported where it is used, so that figures and commands start at once.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ from urllib.parse import unquote
 from . import assets, files, locks, stamps
 from .files import check_name, plain, slug
 from .ranges import check_seed
-from .units import combinations, key, named, rows_of
+from .units import combinations, key, named, rows_of, shared
 
 
 def runs_folder() -> Path:
@@ -90,13 +89,10 @@ class Run:
     def __init__(self, folder: Path, chapter: str, world: str, profile: dict, seed: int):
         self.folder, self.chapter, self.world, self.profile, self.seed = folder, chapter, world, profile, seed
         self.rank = locks.rank()  # this process's number among those that share the run: `accelerate launch`
+        self.lock_file = folder.with_name(f"{folder.name}.{self.rank}.lock")  # beside it: the folder may be moved
         self.stamp = None  # what `open_run` wrote; without it the run is for reading
         self.open = None  # the unit that `todo` has handed out: kind, axes, plan, when
         self.plans = {}  # kind → {unit: plan}, of the units that were asked for
-
-    @property
-    def lock_file(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.{self.rank}.lock")  # beside it: the folder may be moved
 
     def __repr__(self):
         return f"Run({str(self.folder)!r})"
@@ -105,20 +101,23 @@ class Run:
         """The units of work of a kind that have no rows yet: every combination of the `axes`, the last running fastest.
 
         An axis is a list, of `Target`s or of values, or a dict, whose keys count: `todo("attack", target=targets,
-        condition=plan)` yields (target, name of the condition) each. One axis alone yields plain values. The body of
-        the loop must `keep` what it found. What a dict says of a key is part of the unit: change it, and the unit is
-        done again. Raises ValueError without an axis, for two things of one name on an axis, and when the body kept
-        nothing; RuntimeError while another process writes the run. Of a run for reading, nothing is to be done.
+        condition=plan)` yields (target, name of the condition) each, one axis alone plain values. The loop's body must
+        `keep` what it found. What a dict says of a key is part of the unit: change it, and the unit is done again.
+        Processes that share the run divide the units (`units.shared`) and end the loop together. Raises ValueError
+        without an axis, for two of one name, and when the body kept nothing; RuntimeError while others write the run.
         """
         units = combinations(kind, **axes)
         if self.stamp is None:  # all its rows count, whatever they were asked by
             return
         self.plans.setdefault(kind, {}).update({key(unit): plan for unit, (_, plan) in units.items()})
-        known = self._read(kind)
-        for unit, (values, plan) in units.items():
-            if key(unit) in known and known[key(unit)]["plan"] == plan:
-                continue
+
+        def undone():
+            done = {(unit, line["plan"]) for unit, line in self._read(kind).items()}
+            return {unit for unit, (_, plan) in units.items() if (key(unit), plan) not in done}
+
+        for unit in shared(units, undone, self.folder / "claims" / slug(kind)):
             self._write_alone()
+            values, plan = units[unit]
             outer, self.open = self.open, (kind, dict(zip(axes, unit, strict=True)), plan, time.monotonic())
             try:
                 yield values if len(values) > 1 else values[0]
@@ -145,8 +144,10 @@ class Run:
         kind, axes, plan, began = self.open
         rows = rows_of(kind, axes, rows)
         unit = [str(value) for value in axes.values()]
-        seconds = round(time.monotonic() - began, 2)
-        line = json.dumps({"unit": unit, "plan": plan, "rows": rows, "seconds": seconds}, allow_nan=False) + "\n"
+        about = {"unit": unit, "plan": plan, "rows": rows, "seconds": round(time.monotonic() - began, 2)}
+        if locks.ranks() > 1:  # units end in any order, and their rows are to stand as if one process had made them
+            about["at"] = [*self.plans[kind]].index(key(unit))
+        line = json.dumps(about, allow_nan=False) + "\n"
         if tensors:
             self._save_tensors(slug(kind, *unit), tensors)
         pictures = {self._image(kind, *unit, name): image for name, image in (images or {}).items()}
@@ -183,8 +184,9 @@ class Run:
     def _read(self, kind: str) -> dict:
         its_name = re.compile(rf"{re.escape(slug(kind))}-\d+")  # and not "<kind>-more-0"
         paths = [path for path in self.folder.glob("rows/*.jsonl") if its_name.fullmatch(path.stem)]
-        lines = [line for path in sorted(paths, key=rank_of) for line in files.read_lines(path)]
-        return {key(line["unit"]): line for line in lines}
+        paths.sort(key=lambda path: int(path.stem.rsplit("-", 1)[1]))
+        found = {key(line["unit"]): line for path in paths for line in files.read_lines(path)}
+        return dict(sorted(found.items(), key=lambda item: item[1].get("at", -1)))
 
     def _forget(self, own: str, tensors: bool, pictures) -> None:
         """Of a unit that was done again, remove the files of the first time that the second did not write."""
@@ -241,6 +243,7 @@ class Run:
         """
         record = {"chapter": self.chapter, "world": self.world, "profile": self.profile, "seed": self.seed}
         record |= {"versions": assets.versions(), "machine": assets.machine(), "minutes": round(self.minutes(), 1)}
+        record |= {"processes": locks.ranks()}
         if clash := sorted(record.keys() & content.keys()):
             raise ValueError(f"a record's {', '.join(clash)} come from the run; give these values other names")
         record = plain(record | {"models": {}, "numbers": {}, "verdicts": {}} | content)
@@ -255,7 +258,3 @@ class Run:
         if (record := files.read_json(self.folder / "record.json")) is None:
             raise FileNotFoundError(f"{self.folder} has no record: execute its chapter to the end")
         return record
-
-
-def rank_of(path: Path) -> int:
-    return int(path.stem.rsplit("-", 1)[1])

@@ -3,14 +3,18 @@
     found = combinations("attack", target=targets, condition={"unpruned": None, "Wanda": 0.02})
     values, plan = found[("marlow", "Wanda")]  # (the target, "Wanda"), and a digest of 0.02
 
-`runs` hands them out and keeps their rows.
+`runs` hands them out and keeps their rows; processes that share a run divide its units (`shared`).
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
+from pathlib import Path
 
-from . import files
+from . import files, locks
+
+PAUSE = 0.5  # seconds between two looks, where all that is left is in work elsewhere
 
 
 def combinations(kind: str, /, **axes) -> dict[tuple, tuple]:
@@ -33,6 +37,38 @@ def combinations(kind: str, /, **axes) -> dict[tuple, tuple]:
         plan = files.digest([part for part in about if is_plain(part)])[:12]
         found[tuple(named(value) for value in values)] = values, plan
     return found
+
+
+def shared(units: Iterable[tuple], undone: Callable[[], set], folder: Path) -> Iterator[tuple]:
+    """Those of `units` that this process is to do, until `undone()`, which says what is left, is empty.
+
+    Alone, it is what is left. Of several processes (`locks.ranks`) each begins at a part of its own and takes the next
+    unit that nobody works on; locks in `folder` see to that. All end together, so that what comes after may build on
+    every unit; what a process leaves that is stopped, the others do.
+    """
+    left = undone()
+    if locks.ranks() == 1:
+        yield from (unit for unit in units if unit in left)
+        return
+    units = [*units]
+    own = len(units) * locks.rank() // locks.ranks()
+    while left:
+        idle = True
+        for n, unit in [*enumerate(units)][own:] + [*enumerate(units)][:own]:
+            claim = folder / f"{n}.lock"
+            if unit not in left or not locks.taken(claim):
+                continue
+            try:
+                left = undone()  # another process may have done it since the last look
+                if unit in left:
+                    idle = False
+                    yield unit
+                    left = undone()
+            finally:
+                locks.release(claim)
+        if idle:
+            time.sleep(PAUSE)
+            left = undone()
 
 
 def rows_of(kind: str, axes: dict, rows) -> list[dict]:

@@ -17,9 +17,11 @@ import pytest
 from built_pages import page_problems
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dori_lite import assets, cli, files
+from dori_lite import assets, cli, files, locks
 from dori_lite.book import build, pages
+from dori_lite.book.kernel import helpers
 from dori_lite.book.site import block, configured, contents, fenced, side_by_side, tabs
+from dori_lite.runs import open_existing
 
 posix = pytest.mark.skipif(os.name == "nt", reason="shell scripts, signals and links of POSIX")
 ROOT = Path(__file__).parents[1]
@@ -151,9 +153,64 @@ def test_two_processes_do_not_build_in_one_checkout(root, one_line):
     assert printed(done) == "to the end\n"
 
 
+ROWS = """import os, time
+from dori_lite.runs import open_run
+run = open_run("c", profile, seed, base={base!r})
+for k in run.todo("a", k=range(8)):
+    time.sleep(0.3)
+    {body}
+    run.keep({{"rank": run.rank, "threads": os.environ["OMP_NUM_THREADS"]}})"""
+
+
+def shared_chapter(root, body="pass"):
+    chapter = write_chapter(
+        root, ROWS.format(base=str(root / "runs"), body=body), "print(run.rows('a')['rank'].nunique())"
+    )
+    notebook = nbformat.read(chapter, 4)
+    for cell, tag in zip(notebook.cells[2:], ("experiment", "figure"), strict=True):
+        cell.metadata["tags"] = [tag]
+    nbformat.write(notebook, chapter)
+    return chapter
+
+
+def test_processes_share_a_chapter_s_rows(root, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    wait = "while run.rank == 0 and not [*run.folder.glob('rows/a-1.jsonl')]: time.sleep(0.1)"
+    done = build.execute(shared_chapter(root, wait), processes=2, root=root)
+    found = open_existing(root / "runs" / "reef" / "c" / "quick-0")
+    assert found.rows("a")["k"].tolist() == [*range(8)] and {*found.rows("a")["threads"]} == {"2"}
+    assert printed(done) == "2\n" and sorted(path.name for path in done.parent.iterdir()) == [done.name]
+    assert not {"RANK", "WORLD_SIZE"} & os.environ.keys()
+
+
+def test_what_a_helper_that_fails_leaves_is_done(root, capfd):
+    chapter = shared_chapter(root, "assert run.rank == 0, 'out of memory'")
+    done = build.execute(chapter, processes=2, root=root)
+    found = open_existing(root / "runs" / "reef" / "c" / "quick-0")
+    assert found.rows("a")["k"].tolist() == [*range(8)] and printed(done) == "1\n"
+    said = "a helping process has ended: 01_first.partial-1: AssertionError: out of memory, in the cell that begins"
+    assert said in capfd.readouterr().err and done.with_name(f"{SLUG}.partial-1.ipynb").exists()
+
+
+def test_helpers_end_with_the_chapter(root, one_line):
+    chapter = shared_chapter(root, "assert run.rank or k < 2; time.sleep(60 * run.rank)")
+    began = time.monotonic()
+    one_line(RuntimeError, "AssertionError", build.execute, chapter, processes=2, root=root)
+    assert time.monotonic() - began < 50, "it waited for the helper, which had a minute to go"
+    assert not (root / "_build" / "executed" / "quick" / f"{SLUG}.partial-1.ipynb").exists()
+
+
+def test_chapters_without_rows_have_no_helpers(root, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    with helpers(3, build.chapters(root)[0], root / "out.ipynb", {}):
+        assert locks.ranks() == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--processes", "0"], "processes=0 is not a count that fits; give a whole number from 1"),
+        (["--processes", "2", "--force"], "one process has to begin rows anew: leave out either --force or --proc"),
         (["--chapter", ""], f"no chapter called ''; there are: {SLUG}"),
         (["--seed", "-1"], "seed=-1 is not a count that fits; give a whole number from 0"),
         (["--profile", ""], "no profile called ''; there are: quick, standard, full"),
@@ -185,7 +242,7 @@ def test_the_command_hands_on_what_it_is_asked(root, monkeypatch, capsys, only, 
     with pytest.raises(SystemExit) as done:
         cli.main()
     assert not done.value.code and "Open " in capsys.readouterr().out
-    assert calls == [(SLUG, "standard", 2, force, root, "reef"), *([] if only else [("site", "standard", root)])]
+    assert calls == [(SLUG, "standard", 2, force, root, "reef", 1), *([] if only else [("site", "standard", root)])]
 
 
 def test_of_another_world_the_chapters_that_ask_for_one_are_run_and_no_site_is_built(root, monkeypatch, capsys):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dori_lite import files, locks, runs, stamps
+from dori_lite import files, locks, runs, stamps, units
 from dori_lite.book import profiles
 from dori_lite.evaluation import Condition, Found, Target
 from dori_lite.runs import open_existing, open_run, runs_folder
@@ -935,6 +935,66 @@ def test_ranks_write_beside_each_other(tmp_path, run):
     assert other.line() == "open" and fill(run, "b", k=[0]) == [0]
     assert fill(again(run), "b", k=[0, 1]) == [1]  # and one process may open its run twice: a cell that is run again
     other.end()
+
+
+SHARING = """
+import sys, time
+from dori_lite.runs import open_run
+run, pace = open_run("c", "standard", 0, base=sys.argv[1]), float(sys.argv[2])
+for begin, end in ((0, 12), (12, 16)):
+    for k in run.todo("a", k=range(begin, end)):
+        print(k, flush=True)
+        time.sleep(pace)
+        run.keep([{"x": k}, {"x": -k}])
+    print("together", len(run.rows("a")), flush=True)
+run.record()
+"""
+
+
+def start(base, rank, pace):
+    env = os.environ | {"PYTHONPATH": str(ROOT), "RANK": str(rank), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", SHARING, base, str(pace)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("paces", [(0.1, 0.1), (0.02, 0.5)])
+def test_ranks_divide_the_units_and_end_a_loop_together(tmp_path, paces):
+    two = [start(tmp_path, rank, pace) for rank, pace in enumerate(paces)]
+    said = [process.communicate(timeout=60) for process in two]
+    assert [process.returncode for process in two] == [0, 0], said
+    words = [out.split("\n")[:-1] for out, _ in said]
+    assert all([line for line in its if line[:1] == "t"] == ["together 24", "together 32"] for its in words)
+    did = [[int(line) for line in its if line[:1] != "t"] for its in words]
+    assert sorted(did[0] + did[1]) == [*range(16)] and all(len(its) >= 2 for its in did)
+    found = open_existing(tmp_path / "reef" / "c" / "standard-0")
+    assert found.rows("a")["k"].tolist() == [k for k in range(16) for _ in range(2)], "in the order of one process"
+    assert found.read_record()["processes"] == 2
+
+
+def test_what_a_stopped_rank_leaves_the_other_does(tmp_path):
+    second = start(tmp_path, 1, 60)  # waits for rank 0, takes a unit, and never ends it
+    first = start(tmp_path, 0, 0.3)
+    assert second.stdout.readline().strip().isdigit()
+    done = [first.stdout.readline() for _ in range(11)]
+    time.sleep(1)
+    assert first.poll() is None and "together" not in "".join(done), "it did not wait for a unit that is in work"
+    second.kill()
+    out = "".join(done) + first.communicate(timeout=60)[0]
+    assert first.returncode == 0 and out.splitlines()[-1] == "together 32"
+    assert {int(line) for line in out.splitlines() if line.isdigit()} == {*range(16)}
+    second.communicate()
+
+
+def test_a_unit_that_another_process_did_since_the_last_look_is_not_done_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    looks = iter([{"a", "b"}, {"b"}, {"b"}, set()])
+    assert [*units.shared(["a", "b"], lambda: next(looks), tmp_path)] == ["b"]
+
+
+@pytest.mark.parametrize("text", ["", "two", "0", "-1"])
+def test_a_count_of_ranks_that_is_none_is_one_line(run, monkeypatch, one_line, text):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    one_line(ValueError, f"WORLD_SIZE='{text}' is no count of processes", fill, run, "a", k=[0])
 
 
 def test_a_run_that_somebody_started_afresh_is_opened_again(run, one_line):

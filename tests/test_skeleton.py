@@ -1,6 +1,7 @@
 """The rules of the house: layers, module sizes, notebook hygiene, packaging, one public address."""
 
 import ast
+import builtins
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from dori_lite import cli
+from dori_lite.book.kernel import ROWS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dori_lite"
@@ -299,6 +301,31 @@ def test_chapters_are_about_their_idea_and_not_about_books(path):
     assert books <= 0.10 * total, f"{books} of {total} lines keep books"
     if path.stem[:2] in ("03", "04"):
         assert found["idea"] >= 0.25 * total, f"{found} of {total}"
+
+
+def undefined(sources: list[str]) -> set[str]:
+    """The names that some code reads and nowhere binds."""
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | {*dir(builtins)}
+    bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    imports = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    bound |= {(alias.asname or alias.name).split(".")[0] for alias in imports}
+    return {node.id for node in names if isinstance(node.ctx, ast.Load)} - bound
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_cells_that_make_rows_need_no_others(path):
+    """A process that helps runs these alone (`kernel.helpers`)."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells = [cell for cell in notebook.cells if ROWS & {*cell.metadata.get("tags", [])}]
+    assert not undefined([python(notebook)])
+
+
+def test_the_check_for_names_from_other_cells_bites():
+    source = "import a.b as c, d.e\ndef f(x, *y, z=1):\n    return [c + k for k in y] + [d, z, f, len(x)]\n"
+    assert not undefined([source]) and undefined([source, "f(table)[0] = other.k"]) == {"table", "other"}
 
 
 def test_the_count_of_tags_bites():

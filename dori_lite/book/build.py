@@ -23,10 +23,10 @@ from pathlib import Path
 import nbformat
 
 from .. import files
-from ..ranges import check_seed
+from ..ranges import check_count, check_seed
 from . import profiles
 from .chapter import ANEW, SHOW, check_world
-from .kernel import environment, run
+from .kernel import environment, helpers, run
 from .pages import (
     PUBLISHED,
     WORLD,
@@ -48,19 +48,28 @@ __all__ = ["chapters", "checkout", "find", "key", "pages", "site", "with_outputs
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def execute(chapter, profile: str = "quick", seed: int = 0, force: bool = False, root=None, world: str = WORLD) -> Path:
+def execute(
+    chapter, profile: str = "quick", seed: int = 0, force: bool = False, root=None, world: str = WORLD, processes=1
+) -> Path:
     """Run one of `chapters()` unless nothing it depends on has changed; the path of its executed copy.
 
     With `force` its rows are made anew as well. `world` is a world's name, for chapters with the parameter `where`.
-    Raises ValueError for an unknown profile, world or parameter, or a bad seed, FileNotFoundError without data,
-    RuntimeError when a cell fails, the machine lacks what the profile needs, or another process builds here.
+    Several `processes` share its rows. Raises ValueError for an unknown profile, world or parameter, a bad seed, or
+    several processes and `force`, FileNotFoundError without data, RuntimeError when a cell fails, the machine lacks
+    what the profile needs, or another process builds here.
     """
+    check(profile, seed, force, world, processes)
+    root, chapter = Path(root or checkout()).resolve(), Path(chapter).resolve()
+    with alone(root):
+        return execute_alone(chapter, profile, seed, force, root, world, processes)
+
+
+def check(profile: str, seed: int, force: bool, world: str, processes: int) -> None:
     check_world(world)
     profiles.load(profile)
     check_seed(seed)
-    root, chapter = Path(root or checkout()).resolve(), Path(chapter).resolve()
-    with alone(root):
-        return execute_alone(chapter, profile, seed, force, root, world)
+    if check_count("processes", processes) > 1 and force:
+        raise ValueError("one process has to begin rows anew: leave out either --force or --processes")
 
 
 def show(chapter, force: bool = False, root=None) -> Path | None:
@@ -75,7 +84,9 @@ def show(chapter, force: bool = False, root=None) -> Path | None:
         return execute_alone(chapter, PUBLISHED, 0, force, root)
 
 
-def execute_alone(chapter: Path, profile: str, seed: int, force: bool, root: Path, world: str = WORLD) -> Path:
+def execute_alone(
+    chapter: Path, profile: str, seed: int, force: bool, root: Path, world: str = WORLD, processes: int = 1
+) -> Path:
     size = profile if world == WORLD else f"{world}-{profile}"
     called = f"{chapter.stem}, published run" if profile == PUBLISHED else chapter.stem
     done = root / "_build" / "executed" / size / chapter.name
@@ -96,13 +107,15 @@ def execute_alone(chapter: Path, profile: str, seed: int, force: bool, root: Pat
     with environment(**settings):
         given = {"profile": profile if profile != PUBLISHED else "quick", "seed": seed}
         given |= {"where": world} if asks_where(chapter) else {}
-        notebook = run(staged, done.with_suffix(".partial.ipynb"), given, called)
+        partial = done.with_suffix(".partial.ipynb")
+        with helpers(processes - 1, staged, partial, given):
+            notebook = run(staged, partial, given, called)
     seconds = round(time.monotonic() - began, 1)
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     notebook.metadata["dori_lite"] = {"key": wanted, "seed": seed, "seconds": seconds}
-    with files.whole(done) as partial:
-        nbformat.write(notebook, partial)
-    done.with_suffix(".partial.ipynb").unlink(missing_ok=True)
+    with files.whole(done) as whole:
+        nbformat.write(notebook, whole)
+    partial.unlink(missing_ok=True)
     note_time(root, size, chapter.stem, seconds)
     print(f"{called}: {seconds:.0f} s")
     return done
@@ -120,20 +133,24 @@ def note_time(root: Path, profile: str, slug: str, seconds: float) -> None:
 
 
 def build(
-    profile: str = "quick", seed: int = 0, force: bool = False, only: str | None = None, world: str = WORLD
+    profile: str = "quick",
+    seed: int = 0,
+    force: bool = False,
+    only: str | None = None,
+    world: str = WORLD,
+    processes: int = 1,
 ) -> None:
     """`dori-lite book`: run the chapters and build the site, or run the one chapter `only` and no site.
 
     For the site, chapters are run on their published runs as well. Of another world than the book's, the chapters that
     ask for one are run, and no site is built.
     """
-    profiles.load(profile)
-    check_seed(seed)
+    check(profile, seed, force, world, processes)
     root = checkout()
     wanted = [chapter for chapter in chapters(root) if world == WORLD or asks_where(chapter)]
     wanted = wanted if only is None else [find(only, root)]
     with alone(root):
-        done = [execute(chapter, profile, seed, force, root, world) for chapter in wanted]
+        done = [execute(chapter, profile, seed, force, root, world, processes) for chapter in wanted]
         if only is None and world == WORLD:
             for chapter in wanted:
                 show(chapter, force, root)

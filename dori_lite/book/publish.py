@@ -60,7 +60,8 @@ def publish(folder) -> Path:
     target = assets.data_folder() / "results" / name
     with files.whole_folder(target) as partial:
         for kind in run.kinds():
-            lines = [json.dumps(line, separators=(",", ":")) + "\n" for line in run._read(kind).values()]
+            found = [{k: v for k, v in line.items() if k != "at"} for line in run._read(kind).values()]
+            lines = [json.dumps(line, separators=(",", ":")) + "\n" for line in found]
             files.write_text(partial / "rows" / f"{slug(kind)}-0.jsonl", "".join(lines))
         files.write_json(partial / "record.json", record)
         for path in run.images():
