@@ -89,7 +89,7 @@ class Run:
     def __init__(self, folder: Path, chapter: str, world: str, profile: dict, seed: int):
         self.folder, self.chapter, self.world, self.profile, self.seed = folder, chapter, world, profile, seed
         self.rank = locks.rank()  # this process's number among those that share the run: `accelerate launch`
-        self.lock_file = folder.with_name(f"{folder.name}.{self.rank}.lock")  # beside it: the folder may be moved
+        self.lock_file = folder.parent / f"{folder.name}.{self.rank}.lock"  # beside it: the folder may be moved
         self.stamp = None  # what `open_run` wrote; without it the run is for reading
         self.open = None  # the unit that `todo` has handed out: kind, axes, plan, when
         self.plans = {}  # kind → {unit: plan}, of the units that were asked for
@@ -172,7 +172,7 @@ class Run:
         return pd.DataFrame(found)
 
     def minutes(self) -> float:
-        """How long all units took together, by the clock."""
+        """How long all units took, one after the other."""
         lines = [line for kind in self.kinds() for line in self._read(kind).values()]
         return sum(line.get("seconds", 0.0) for line in lines) / 60
 
@@ -242,8 +242,8 @@ class Run:
         Expected are `models`, `numbers` and `verdicts`, each a dict. Ranks above 0 write nothing.
         """
         record = {"chapter": self.chapter, "world": self.world, "profile": self.profile, "seed": self.seed}
-        record |= {"versions": assets.versions(), "machine": assets.machine(), "minutes": round(self.minutes(), 1)}
-        record |= {"processes": locks.ranks()}
+        record |= {"versions": assets.versions(), "machine": assets.machine(), "processes": locks.ranks()}
+        record |= {"minutes": round(self.minutes() / locks.ranks(), 1)}  # by the clock
         if clash := sorted(record.keys() & content.keys()):
             raise ValueError(f"a record's {', '.join(clash)} come from the run; give these values other names")
         record = plain(record | {"models": {}, "numbers": {}, "verdicts": {}} | content)

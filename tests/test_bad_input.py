@@ -91,6 +91,7 @@ LEFT_OUT = {
         figures.graded.differences figures.returns.arrow figures.returns.name_ends
         figures.explorer.as_widgets figures.explorer.as_html assets.found assets.record
         assets.settle assets.download files.restore files.append files.to_numpy files.slug units.key units.named
+        units.shared locks.taken
         stamps.code_of_rows stamps.code_only stamps.move_if_stale book.effects.ratio_of
         book.effects.side_by_side book.effects.half_memory book.effects.transfers
         book.effects.attacked book.effects.lift book.effects.evaluations book.effects.work book.effects.injection
@@ -106,7 +107,7 @@ LEFT_OUT = {
     "they take nothing that could be wrong": """
         masks.WeightMask.count masks.WeightMask.density masks.WeightMask.densities dori.Triggers.tensors
         dori.Triggers.displacement runs.runs_folder runs.Run.rows runs.Run.kinds runs.Run.images runs.Run.record
-        runs.Run.read_record runs.Run.minutes locks.rank assets.data_folder assets.versions assets.machine
+        runs.Run.read_record runs.Run.minutes locks.rank locks.ranks assets.data_folder assets.versions assets.machine
         assets.cache_folder fit.autocast_precision reef.scenes.Description.named book.profiles.Profile.device
         book.profiles.Profile.after book.profiles.Profile.direction_only book.profiles.cuda_available
         book.pages.checkout book.build.times book.claims.committed book.tables.all_claims book.tables.minutes

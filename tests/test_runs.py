@@ -797,6 +797,14 @@ def test_a_record_carries_the_minutes(run, clock, one_line):
     assert again(run).record()["minutes"] == 5.6
 
 
+def test_the_minutes_of_two_processes_are_by_the_clock(run, clock, monkeypatch):
+    work(run, clock, "a", x=60)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    work(again(run), clock, "a", x=60, y=120)
+    record = again(run).record()
+    assert record["minutes"] == 1.5 and record["processes"] == 2 and run.minutes() == pytest.approx(3)
+
+
 def test_an_interrupted_record_leaves_the_old_one(run, monkeypatch):
     run.record(numbers={"x": 1})
     with monkeypatch.context() as patch:

@@ -93,6 +93,7 @@ def results(tmp_path, monkeypatch):
 def publish(results, world, chapter, profile="standard", minutes=3.5, machine="a GPU", **verdicts):
     record = {"chapter": chapter, "world": world, "profile": {"name": profile}, "seed": 0, "verdicts": verdicts}
     record |= {"machine": machine} | ({} if minutes is None else {"minutes": minutes})
+    record |= {"processes": 2} if machine == "CPU" else {}
     write_json(results / world / chapter / profile / "record.json", record)
 
 
@@ -147,14 +148,15 @@ def test_minutes_are_by_chapter_pair_machine_and_profile(results):
     table = tables.minutes()
     assert table.index.names == ["chapter", "pair", "machine"] and list(table.columns) == ["quick", "standard"]
     assert table.loc[("01_x", "reef", "a GPU")].tolist() == [2.0, 12.5]
-    assert table.loc[("01_x", "reef-first", "CPU"), "standard"] == 20.0
+    assert table.loc[("01_x", "reef-first", "CPU, 2 processes"), "standard"] == 20.0
     assert math.isnan(table.loc[("02_y", "reef", "a GPU"), "standard"]) and len(table) == 3
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=["/".join(path.parts[-4:-1]) for path in RECORDS])
 def test_the_shipped_tables_say_what_the_records_say(path):
     record, run = open_existing(path.parent).read_record(), open_existing(path.parent)
-    shown = tables.minutes().loc[(run.chapter, run.world, record["machine"]), run.profile["name"]]
+    processes = f", {record['processes']} processes" if record.get("processes", 1) > 1 else ""
+    shown = tables.minutes().loc[(run.chapter, run.world, record["machine"] + processes), run.profile["name"]]
     assert shown == record["minutes"]
     if (run.world, run.profile["name"]) == ("reef", "standard"):
         table = tables.all_claims()

@@ -187,8 +187,9 @@ def minutes():
     for world in ("reef", FIRST):
         for run in all_published(world):
             record = run.read_record()
+            on = record["machine"] + (f", {count} processes" if (count := record.get("processes", 1)) > 1 else "")
             rows.append({"chapter": run.chapter, "pair": world, "profile": run.profile["name"]} | {
-                "minutes": record.get("minutes"), "machine": record["machine"]})  # fmt: skip
+                "minutes": record.get("minutes"), "machine": on})  # fmt: skip
     table = pd.DataFrame(rows, columns=["chapter", "pair", "profile", "machine", "minutes"])
     return table.pivot(index=["chapter", "pair", "machine"], columns="profile", values="minutes")
 
