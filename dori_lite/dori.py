@@ -108,11 +108,11 @@ def find_triggers(
     paper's). Each of `steps` Adam steps (rate `lr`, no weight decay) sees `batch` fresh pairs of ε ~ N(0, I) and
     t ~ U over all training timesteps. `snapshots` are the numbers of steps after which y is kept.
 
-    For the critics: `positions` lets only these tokens move; `subspace` lets y move in so many directions of [L, D]
-    alone, orthonormal and random (those of `seed`, the same for all targets), of which Adam sees the coordinates;
-    `radius` keeps ‖y − y⁽⁰⁾‖₂ within a ball; `band` (low, high) draws t with low ≤ t < high; `resample=False` fixes ε
-    and t for all steps. With the mask `also`, one y is sought for two models, this one and this one pruned: the loss
-    is the mean of both.
+    For the critics: `positions` lets only these tokens move; `subspace` lets y move in so many directions of [L, D],
+    or of these tokens, alone: orthonormal and random, those of `seed`, the same for all targets; Adam sees their
+    coordinates. `radius` keeps ‖y − y⁽⁰⁾‖₂ within a ball; `band` (low, high) draws t with low ≤ t < high;
+    `resample=False` fixes ε and t for all steps. With the mask `also`, one y is sought for two models, this one and
+    this one pruned: the loss is the mean of both.
 
     Draws belong to (`seed`, target's entry in `streams` [default: 0, 1, …], step): a target's result does not
     depend on the others beside it. `samples` bounds a U-Net batch, which holds one target at least. y and Adam's
@@ -138,7 +138,7 @@ def find_triggers(
     start = ("random" if prompts is None else "prompt") if start is None else start
     origin = starts(pipe, prompts, start, seed, streams, dtype)
     low, high = check_band(band, pipe.scheduler.config.num_train_timesteps)
-    free, basis = free_positions(origin, positions), directions(origin, subspace, positions, seed)
+    basis = directions(origin, subspace, free := free_positions(origin, positions), seed)
     begin = origin if basis is None else origin.new_zeros(n, len(basis))
     z = begin.clone().requires_grad_()  # what moves: y itself, or its coordinates in the subspace
     optimizer = torch.optim.Adam([z], lr)
@@ -227,16 +227,16 @@ def free_positions(y: torch.Tensor, positions) -> torch.Tensor | None:
     return free
 
 
-def directions(y: torch.Tensor, k, positions, seed: int) -> torch.Tensor | None:
-    """k orthonormal directions of [L, D], [k, L·D], that belong to `seed`; None for all."""
+def directions(y: torch.Tensor, k, free, seed: int) -> torch.Tensor | None:
+    """k orthonormal directions of [L, D], or of its `free` positions [L, 1], that belong to `seed`; None for all."""
     if k is None:
         return None
-    size = y[0].numel()
-    if positions is not None:
-        raise ValueError("positions and subspace are two restrictions; give one of them")
-    k = check_count("subspace", k, 1, size)
+    where = torch.ones_like(y[0], dtype=torch.bool) if free is None else free.bool().expand_as(y[0])
+    k = check_count("subspace", k, 1, size := int(where.sum()))
     drawn = torch.randn(size, k, generator=generator(seed, "subspace", k), dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q.T.to(y)
+    basis = y.new_zeros(k, y[0].numel())
+    basis[:, where.flatten()] = torch.linalg.qr(drawn).Q.T.to(y)
+    return basis
 
 
 @torch.no_grad()

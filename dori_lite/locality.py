@@ -3,7 +3,8 @@
     pictures = silenced(pipe, captions, GROUPS["up"], range(0, 6), seeds=range(4), guidance=5.0, steps=25)
     y = positions_zeroed(pipe, "a caption", "padding")  # an embedding without some of its positions
 
-A layer that hears the empty caption is *silenced*: its text goes in as for "", everything else as before.
+A layer that hears the empty caption is *silenced*: its text goes in as for "", everything else as before. How triggers
+lie in embedding space is asked in `spread`.
 """
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from .checks import check_count, check_finite, check_pipe, check_seed, check_seeds, check_unet
 from .diffusion import BATCH, GUIDANCE, STEPS, check_sampling, initial_noise, trajectory
 from .hooks import edited, modules
-from .models import conditions, decode, embed, latent_shape
+from .models import conditions, decode, embed, latent_shape, spoken
 
 GROUPS = {  # of modules, by the beginning of their names
     "down": ("down_blocks.",),
@@ -125,19 +126,29 @@ def steps_of(window, steps: int) -> set[int]:
     return window
 
 
+def positions(pipe, caption: str) -> dict[str, list[int]]:
+    """Which positions hold the caption's tokens: {"prompt": [1, …], "end-of-text": [n], "padding": [n + 1, …]}.
+
+    Position 0, start-of-text, is none of them: it is the same for all captions. Raises ValueError for several captions.
+    """
+    check_pipe(pipe)
+    if not isinstance(caption, str):
+        raise ValueError(f"one caption at a time is read; give text, not a {type(caption).__name__}")
+    spoken(caption)
+    length = pipe.tokenizer.model_max_length
+    end = len(pipe.tokenizer(caption, truncation=True, max_length=length).input_ids) - 1
+    return {"prompt": [*range(1, end)], "end-of-text": [end], "padding": [*range(end + 1, length)]}
+
+
 def positions_zeroed(pipe, caption: str, *places: str) -> torch.Tensor:
     """The caption's embedding [1, L, D] with zeros at its "prompt", "end-of-text" or "padding" positions.
 
     Raises ValueError for another place, and for several captions.
     """
-    if not isinstance(caption, str):
-        raise ValueError(f"one caption at a time is read; give text, not a {type(caption).__name__}")
+    where = positions(pipe, caption)
     if wrong := [place for place in places if place not in [*PLACES]]:
         raise ValueError(f"places are {', '.join(PLACES)}; got {wrong[0]!r}")
     y = conditions(pipe, caption).clone()
-    ids = pipe.tokenizer(caption).input_ids
-    end = len(ids) - 1
-    where = {"prompt": slice(1, end), "end-of-text": slice(end, end + 1), "padding": slice(end + 1, None)}
     for place in places:
         y[:, where[place]] = 0
     return y

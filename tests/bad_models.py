@@ -11,6 +11,7 @@ from dori_lite import masks, models, nemo
 from dori_lite.copies import Detector
 from dori_lite.evaluation import Condition
 
+MOVES = torch.randn(3, 28, 16, generator=torch.Generator().manual_seed(0))
 TO_V = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 CAPTIONS = ["a red fish over sand", "a large fish at dusk"]
 STEPS = {"steps": "count", "guidance": "number"}
@@ -294,6 +295,14 @@ TABLE = {
         caption="caption",
         place=("word", "prompt"),
     ),
+    "locality.positions": row(pipe="pipe", caption="caption"),
+    # ---- spread
+    "spread.distances": row(ends=("tensor", MOVES), others=("tensor -None", MOVES[:2])),
+    "spread.mean_distance": row(ends=("tensor", MOVES)),
+    "spread.nearest": row(ends=("tensor", MOVES), starts=("tensor", MOVES[:2])),
+    "spread.cosine": row(moves=("tensor", MOVES), others=("tensor -None", MOVES[:2])),
+    "spread.common": row(moves=("tensor", MOVES)),
+    "spread.between": row(a=("tensor", MOVES[0]), b=("tensor", MOVES[1]), share=("number", 0.5)),
     # ---- evaluation
     "evaluation.Target": row(name="text", caption="text", image="picture -grey", labels=("mapping -empty", {})),
     "evaluation.Condition": row(

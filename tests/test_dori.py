@@ -416,6 +416,19 @@ def test_a_subspace_is_searched_by_its_coordinates(exact, latents):
         close(found.snapshots[step + 1], start + (z @ basis).view_as(start), 1e-6)
 
 
+def test_a_subspace_of_some_positions(pipe, latents):
+    """Only these move, in no more directions, and with as many as there are it is the search in all of them."""
+    options = {"prompts": CAPTIONS, "positions": [5, 20], "snapshots": [1, 2, 3], **QUICK}
+    few = find_triggers(pipe, latents, **options, subspace=2)
+    fixed = [p for p in range(28) if p not in (5, 20)]
+    moves = torch.stack([few.snapshots[step] - few.start for step in (1, 2, 3)])
+    assert not moves[:, :, fixed].any() and (moves[:, :, [5, 20]].flatten(3).norm(dim=3) > 0.01).all()
+    assert torch.linalg.matrix_rank(moves.flatten(0, 1).flatten(1), atol=1e-4) == 2
+    basis = dori.directions(few.start, 32, dori.free_positions(few.start, [5, 20]), 0)
+    close(basis @ basis.T, torch.eye(32), 1e-5)
+    close((moves.flatten(2) @ basis.T @ basis).view_as(moves), moves, 1e-4)
+
+
 def test_one_embedding_is_sought_for_two_models(exact, latents):
     """The first step by hand: the slope is the mean of the model's and of the pruned model's."""
     layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
@@ -524,7 +537,7 @@ def test_errors_are_one_clear_line(pipe, latents, one_line):
     wrong("positions=3 must be a list of tokens", positions=3)
     for k in (0, -1, 28 * 16 + 1, 2.5, True, "all"):
         wrong("subspace=.* is not a count that fits; give a whole number from 1 to 448", subspace=k)
-    wrong("positions and subspace are two restrictions; give one of them", subspace=4, positions=[1])
+    wrong("subspace=33 is not a count that fits; give a whole number from 1 to 32", subspace=33, positions=[1, 4])
     for name in ("radius", "lr"):
         for value in (0, -0.1):
             wrong(f"{name} must be above 0; got {name}={value}", **{name: value})

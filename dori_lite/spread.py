@@ -1,0 +1,100 @@
+"""How triggers lie in embedding space: how far from each other and from their starts, and what lies between them.
+
+    apart = distances(ends).triu(1)
+    own = nearest(ends, starts) == torch.arange(len(ends))  # the paper's picture: each beside its own start
+    y = between(ends[0], ends[1])  # half way, as long as the two
+
+All take embeddings [N, L, D], which are compared as vectors of L·D numbers (Finding DoRI, as notes describe it:
+pairwise ℓ2, t-SNE; direction and paths are ours).
+"""
+
+import torch
+
+from .checks import check_finite, check_number
+
+
+def distances(ends: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
+    """‖a − b‖₂ of every embedding in `ends` [N, L, D] and every one in `others` [M, L, D] [default: `ends`], [N, M].
+
+    Raises ValueError for what are no embeddings, not finite, or of two shapes.
+    """
+    a = flat(ends, "ends")
+    b = a if others is None else flat(others, "others", a)
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def mean_distance(ends: torch.Tensor) -> float:
+    """The mean of ‖a − b‖₂ over all pairs of `ends` [N, L, D]. Raises ValueError for fewer than two, as `distances`."""
+    return pairs_of(distances(several(ends, "ends"))).mean().item()
+
+
+def nearest(ends: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Which of `starts` [M, L, D] lies nearest to each of `ends` [N, L, D]: its number, [N]. Raises as `distances`."""
+    flat(starts, "starts")
+    return distances(ends, starts).argmin(1)
+
+
+def cosine(moves: torch.Tensor, others: torch.Tensor | None = None) -> float:
+    """The mean cosine between `moves` [N, L, D], every two; or between each and every one of `others` [M, L, D].
+
+    1 for moves in one direction, 0 for independent ones, about 1/√(L·D) either side for two by chance. Raises
+    ValueError for a move of length zero, for a single one without others, and as `distances`.
+    """
+    a = flat(several(moves, "moves") if others is None else moves, "moves")
+    b = a if others is None else flat(others, "others", a)
+    if min(a.norm(dim=1).min(), b.norm(dim=1).min()) == 0:
+        raise ValueError("a move of length zero has no direction; give triggers that left their starts")
+    cosines = torch.nn.functional.normalize(a, dim=1) @ torch.nn.functional.normalize(b, dim=1).T
+    return (pairs_of(cosines) if others is None else cosines).mean().item()
+
+
+def common(moves: torch.Tensor) -> torch.Tensor:
+    """The mean of `moves` [N, L, D], stretched to their mean length: what they share, as one move [L, D].
+
+    Raises ValueError where they cancel out, and as `distances`.
+    """
+    vectors = flat(moves, "moves")
+    mean = vectors.mean(0)
+    if not mean.norm():
+        raise ValueError("these moves cancel out: they share no direction")
+    return (mean * (vectors.norm(dim=1).mean() / mean.norm())).view(moves.shape[1:]).to(moves.dtype)
+
+
+def between(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tensor:
+    """The embedding [L, D] that is `share` of the way from `a` to `b` [L, D], with the length that lies between theirs.
+
+    Half way between two vectors of many numbers that have nothing in common is shorter than either by √2; embeddings
+    come with one length, and a short one gives a weak caption, whatever its direction. Raises ValueError for a share
+    outside [0, 1], and as `distances`.
+    """
+    one, two = (flat(y[None] if isinstance(y, torch.Tensor) else y, "a and b")[0] for y in (a, b))
+    if one.shape != two.shape:
+        raise ValueError(f"a is {[*a.shape]} and b {[*b.shape]}; give embeddings of one model")
+    share = check_number("share", share, 0, 1)
+    straight = (1 - share) * one + share * two
+    if not straight.norm():
+        raise ValueError("the way leads through zero, which has no direction; give another share")
+    length = (1 - share) * one.norm() + share * two.norm()
+    return (straight * (length / straight.norm())).view(a.shape).to(a.dtype)
+
+
+def flat(y, what: str, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Embeddings [N, L, D] as vectors [N, L·D] in float64, on the CPU."""
+    if not isinstance(y, torch.Tensor) or y.ndim != 3 or not len(y):
+        raise ValueError(f"{what} must be embeddings [N, L, D]; got {[*getattr(y, 'shape', ())] or type(y).__name__}")
+    check_finite(y, f"{what}: row")
+    vectors = y.detach().flatten(1).double().cpu()
+    if like is not None and vectors.shape[1] != like.shape[1]:
+        raise ValueError(f"{what} have {vectors.shape[1]} numbers each, the first {like.shape[1]}; give one model's")
+    return vectors
+
+
+def several(y, what: str):
+    if len(flat(y, what)) < 2:
+        raise ValueError(f"a single one of {what} has no pairs; give two or more")
+    return y
+
+
+def pairs_of(matrix: torch.Tensor) -> torch.Tensor:
+    """The entries above the diagonal: every two once."""
+    return matrix[torch.triu_indices(*matrix.shape, 1).unbind()]
