@@ -205,6 +205,7 @@ def attack(
     detectors: Sequence[copies.Detector],
     at: Sequence[int] = (0, 50),
     start: str = "prompt",
+    prompts=None,
     pictures: Sequence[int] = (),
     seed: int = 0,
     **options,
@@ -213,8 +214,9 @@ def attack(
 
     Rows, one for each of `at`: `steps`; `moved` ‖y − y⁽⁰⁾‖₂; `losses` of the steps since the row before; `transfer`;
     and `judge`'s columns. Tensors: the triggers, as `Triggers.tensors` gives them. Images: for each of `pictures` (some
-    of `at`) what the first seed gives. `start` and `options` are `dori.find_triggers`'s; the attack's draws
-    belong to (`seed`, target's name). Raises ValueError for nothing to look `at`, and as these functions do.
+    of `at`) what the first seed gives. `start`, `prompts` [default: the caption] and `options` are
+    `dori.find_triggers`'s; the attack's draws belong to (`seed`, target's name). Raises ValueError for nothing to look
+    `at`, and as these functions do.
     """
     if not (at := sorted({check_count("at: steps", step, 0) for step in at})):
         raise ValueError("there is nothing to look at; give one or more numbers of steps, such as at=[0, 50]")
@@ -225,7 +227,8 @@ def attack(
     check_are_targets([target])
     with condition as pipe:
         latents = encode(pipe, target.image[None])
-        found = find_triggers(pipe, latents, target.caption, start=start, seed=seed, streams=[target.name], **options)
+        options |= {"start": start, "seed": seed, "streams": [target.name]}
+        found = find_triggers(pipe, latents, target.caption if prompts is None else prompts, **options)
         y = torch.cat([found.snapshots[step] for step in at])
         drawn = grid(pipe, y, seeds, **world.sampling)
     rows = []

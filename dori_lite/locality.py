@@ -9,7 +9,7 @@ lie in embedding space is asked in `spread`.
 
 import torch
 
-from .checks import check_count, check_finite, check_pipe, check_seed, check_seeds, check_unet
+from .checks import check_count, check_finite, check_number, check_pipe, check_seed, check_seeds, check_unet
 from .diffusion import BATCH, GUIDANCE, STEPS, check_sampling, initial_noise, trajectory
 from .hooks import edited, modules
 from .models import conditions, decode, embed, latent_shape, spoken
@@ -151,6 +151,37 @@ def positions_zeroed(pipe, caption: str, *places: str) -> torch.Tensor:
     y = conditions(pipe, caption).clone()
     for place in places:
         y[:, where[place]] = 0
+    return y
+
+
+@torch.no_grad()
+def padded_with(pipe, caption: str, y: torch.Tensor, token: str = "!") -> torch.Tensor:
+    """Embeddings `y` [B, L, D] with the padding of a caption that is padded with `token`, and no end-of-text.
+
+    The mitigation of Kim and No (2605.02908) as its abstract describes it: padding positions come from the text encoder
+    given that token there, the end-of-text position is zero. `y` is the caption's own embedding or a trigger. Raises
+    ValueError for a token that the tokenizer has not, for embeddings of another shape, and as `positions` does.
+    """
+    where, y = positions(pipe, caption), conditions(pipe, y).clone()
+    known = {pipe.tokenizer.convert_tokens_to_ids(name) for name in (token, f"{token}</w>") if isinstance(token, str)}
+    if not (known := known - {None, pipe.tokenizer.unk_token_id}):
+        raise ValueError(f"the tokenizer has no token {token!r:.40}; give one of its own, such as '!'")
+    ids = pipe.tokenizer(caption, padding="max_length", max_length=y.shape[1], truncation=True, return_tensors="pt")
+    ids = ids.input_ids.to(pipe.text_encoder.device)
+    ids[:, where["padding"]] = max(known)
+    y[:, where["padding"]] = pipe.text_encoder(ids)[0][:, where["padding"]].to(y)
+    y[:, where["end-of-text"]] = 0
+    return y
+
+
+def padding_thinned(pipe, caption: str, y: torch.Tensor, share: float = 0.7, seed: int = 0) -> torch.Tensor:
+    """Embeddings `y` [B, L, D] with zeros at a `share` of the caption's padding positions, those that `seed` draws.
+
+    The other mitigation of Kim and No (2605.02908). Raises ValueError for a share outside [0, 1], and as `padded_with`.
+    """
+    places, y = positions(pipe, caption)["padding"], conditions(pipe, y).clone()
+    drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(check_seed(seed)))
+    y[:, [places[k] for k in drawn[: round(check_number("share", share, 0, 1) * len(places))]]] = 0
     return y
 
 

@@ -10,7 +10,7 @@ pairwise ℓ2, t-SNE; direction and paths are ours).
 
 import torch
 
-from .checks import check_finite, check_number
+from .checks import check_finite, check_number, check_positive, check_seed
 
 
 def distances(ends: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
@@ -76,6 +76,21 @@ def between(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tenso
         raise ValueError("the way leads through zero, which has no direction; give another share")
     length = (1 - share) * one.norm() + share * two.norm()
     return (straight * (length / straight.norm())).view(a.shape).to(a.dtype)
+
+
+def tsne(points: torch.Tensor, seed: int = 0, perplexity: float = 10.0) -> torch.Tensor:
+    """A map of embeddings [N, L, D] in two dimensions, [N, 2], by scikit-learn's t-SNE: neighbours stay neighbours.
+
+    Distances beyond them, and the size of a cloud, mean nothing. Raises ValueError for a perplexity of N or more, and
+    as `distances`.
+    """
+    from sklearn.manifold import TSNE
+
+    vectors, perplexity = flat(points, "points"), check_positive("perplexity", perplexity)
+    if perplexity >= len(vectors):
+        raise ValueError(f"{len(vectors)} points have no {perplexity:g} neighbours; give a lower perplexity")
+    made = TSNE(2, perplexity=perplexity, init="random", random_state=check_seed(seed) % 2**32)
+    return torch.from_numpy(made.fit_transform(vectors.numpy()))
 
 
 def flat(y, what: str, like: torch.Tensor | None = None) -> torch.Tensor:

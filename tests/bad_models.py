@@ -295,13 +295,20 @@ TABLE = {
         caption="caption",
         place=("word", "prompt"),
     ),
-    "locality.positions": row(pipe="pipe", caption="caption"),
+    "locality.positions": row(
+        fine={"caption: too long": lambda got: got["end-of-text"] == [27] and not got["padding"]},
+        pipe="pipe",
+        caption="caption",
+    ),
+    "locality.padded_with": row(pipe="pipe", caption="caption", y="embeddings", token=("word", "!")),
+    "locality.padding_thinned": row(pipe="pipe", caption="caption", y="embeddings", share=("number", 0.7), seed="seed"),
     # ---- spread
     "spread.distances": row(ends=("tensor", MOVES), others=("tensor -None", MOVES[:2])),
     "spread.mean_distance": row(ends=("tensor", MOVES)),
     "spread.nearest": row(ends=("tensor", MOVES), starts=("tensor", MOVES[:2])),
     "spread.cosine": row(moves=("tensor", MOVES), others=("tensor -None", MOVES[:2])),
     "spread.common": row(moves=("tensor", MOVES)),
+    "spread.tsne": row(points=("tensor", MOVES), seed="seed", perplexity=("positive", 2.0)),
     "spread.between": row(a=("tensor", MOVES[0]), b=("tensor", MOVES[1]), share=("number", 0.5)),
     # ---- evaluation
     "evaluation.Target": row(name="text", caption="text", image="picture -grey", labels=("mapping -empty", {})),

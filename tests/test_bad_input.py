@@ -93,7 +93,8 @@ LEFT_OUT = {
         assets.settle assets.download files.restore files.append files.to_numpy files.slug units.key units.named
         units.shared locks.taken
         stamps.code_of_rows stamps.code_only stamps.move_if_stale book.effects.ratio_of
-        book.effects.side_by_side book.effects.half_memory book.effects.transfers
+        book.contrasts.in_each book.everywhere.on_the_way
+        book.effects.half_memory book.effects.transfers
         book.effects.attacked book.effects.lift book.effects.evaluations book.effects.work book.effects.injection
         book.effects.dimensions book.effects.final_losses book.contrasts.units_of book.contrasts.beyond
         book.contrasts.extreme book.contrasts.values book.contrasts.column book.contrasts.clusters_of

@@ -118,6 +118,49 @@ def test_positions_are_zeroed_where_they_are(pipe):
         locality.positions_zeroed(pipe, CAPTION, "middle")
 
 
+def test_positions_of_a_caption_are_all_but_the_first(pipe):
+    where = locality.positions(pipe, CAPTION)
+    n = len(pipe.tokenizer(CAPTION).input_ids)
+    assert where == {"prompt": [*range(1, n - 1)], "end-of-text": [n - 1], "padding": [*range(n, 28)]}
+    long = locality.positions(pipe, " ".join(["fish"] * 60))
+    assert long["end-of-text"] == [27] and long["padding"] == []
+
+
+def test_another_padding_is_what_the_text_encoder_gives_for_it(pipe):
+    """The reference: the caption with so many of the token after its end, encoded by hand."""
+    y, where = embed(pipe, CAPTION), locality.positions(pipe, CAPTION)
+    ids = pipe.tokenizer(CAPTION).input_ids
+    mark = pipe.tokenizer("!").input_ids[1]
+    by_hand = pipe.text_encoder(torch.tensor([ids + [mark] * (28 - len(ids))]))[0]
+    found = locality.padded_with(pipe, CAPTION, y)
+    assert torch.equal(found[:, where["padding"]], by_hand[:, where["padding"]])
+    assert not found[:, where["end-of-text"]].any()
+    kept = [0, *where["prompt"]]
+    assert torch.equal(found[:, kept], y[:, kept])
+    assert not torch.allclose(found[:, where["padding"]], y[:, where["padding"]])
+    trigger = locality.padded_with(pipe, CAPTION, y + 1)
+    assert torch.equal(trigger[:, kept], y[:, kept] + 1)
+    assert torch.equal(trigger[:, where["padding"]], found[:, where["padding"]])
+    with pytest.raises(ValueError, match="the tokenizer has no token 'no such'"):
+        locality.padded_with(pipe, CAPTION, y, "no such")
+
+
+def test_thinned_padding_loses_so_many_positions_and_nothing_else(pipe):
+    y, padding = embed(pipe, CAPTION), locality.positions(pipe, CAPTION)["padding"]
+    zeroed = []
+    for seed in (0, 1):
+        found = locality.padding_thinned(pipe, CAPTION, y, seed=seed)
+        zero = [k for k in range(28) if not found[0, k].any()]
+        assert len(zero) == round(0.7 * len(padding)) and {*zero} < {*padding}
+        rest = [k for k in range(28) if k not in zero]
+        assert torch.equal(found[:, rest], y[:, rest])
+        zeroed.append(zero)
+    assert zeroed[0] != zeroed[1]
+    assert torch.equal(locality.padding_thinned(pipe, CAPTION, y, 0), y)
+    everything = locality.padding_thinned(pipe, CAPTION, y, 1.0)
+    assert torch.equal(everything, locality.positions_zeroed(pipe, CAPTION, "padding"))
+
+
 def test_moves_are_as_long_and_go_elsewhere(one_line):
     random = torch.Generator().manual_seed(0)
     start, end, another = (torch.randn(28, 16, generator=random) for _ in range(3))

@@ -33,7 +33,7 @@ def test_the_table(gpu):
     assert counts == {"quick": (3, 2), "standard": (8, 4), "full": (16, 10)}
     standard = load("standard")
     assert (standard.attack_steps, standard.control_steps) == (50, 200)
-    assert (standard.triggers, standard.trigger_pictures, standard.forgotten) == (16, 4, 4)
+    assert (standard.triggers, standard.forgotten) == (6, 4)
     assert load("full").triggers == 100 and load("quick").attack_steps <= 50
     assert [load(name).direction_only for name in PROFILES] == [True, False, False]
     assert {name: load(name).needs for name in PROFILES} == {
@@ -66,7 +66,7 @@ def one_line(match, kind, *args, **kwargs):
 def test_unknown_names_and_keys_list_the_known_ones(no_gpu):
     one_line("no profile called 'fast'; there are: quick, standard, full$", ValueError, "fast")
     known = "canaries, attacked, generation_seeds, steps, attack_steps, control_steps, triggers, "
-    known += "trigger_pictures, forgotten"
+    known += "forgotten"
     one_line(f"profiles have no canary; what can be set: {known}", ValueError, "quick", canary=2)
     for fixed in ("needs", "name", "device"):
         one_line(f"profiles have no {fixed}", ValueError, "quick", **{fixed: "x"})

@@ -34,7 +34,18 @@ LAYERS = [
     *("audit", "cli"),
 ]
 # So it is within book/.
-BOOK = ["profiles", "reported", "claims", "contrasts", "effects", "verdicts", "publish", "chapter", "tables"]
+BOOK = [
+    "profiles",
+    "reported",
+    "claims",
+    "contrasts",
+    "everywhere",
+    "effects",
+    "verdicts",
+    "publish",
+    "chapter",
+    "tables",
+]
 BOOK += ["told", "kernel", "pages", "site", "build"]
 MODULE_LINES = 262  # "about 250"
 CELL_LINES, CELL_COLUMNS = 15, 88

@@ -92,3 +92,14 @@ def test_what_does_not_fit_is_one_line(one_line):
     one_line(ValueError, "cancel out", spread.common, torch.stack([STARTS[0], -STARTS[0]]))
     one_line(ValueError, "leads through zero", spread.between, STARTS[0], -STARTS[0])
     one_line(ValueError, "share=1.5 does not fit", spread.between, STARTS[0], STARTS[1], 1.5)
+
+
+def test_the_map_keeps_neighbours_together(one_line):
+    """Three clouds far apart: on the map each point's nearest is of its own cloud."""
+    centres = 50 * torch.randn(3, 4, 8, generator=GENERATOR)
+    points = (centres[:, None] + torch.randn(3, 8, 4, 8, generator=GENERATOR)).flatten(0, 1)
+    found = spread.tsne(points, seed=1, perplexity=5)
+    apart = torch.cdist(found, found).fill_diagonal_(math.inf)
+    assert found.shape == (24, 2) and (apart.argmin(1) // 8).tolist() == [k // 8 for k in range(24)]
+    assert torch.equal(found, spread.tsne(points, seed=1, perplexity=5))
+    one_line(ValueError, "24 points have no 24 neighbours", spread.tsne, points, 0, 24)

@@ -75,6 +75,12 @@ def column(rows, name: str, kept: str, by: str = "condition"):
     return only(rows, name, by).set_index("target")[kept]
 
 
+def in_each(rows, kept: str, by: str, *names: str):
+    """Units without values, and what `kept` is in each condition of the column `by`, in their order."""
+    units = clusters_of(rows)
+    return units, *(column(rows, name, kept, by).loc[units.index] for name in names)
+
+
 def clusters_of(rows):
     """One row a target, in order, with its cluster: the names that share its description, or itself."""
     found = rows.drop_duplicates("target").set_index("target")

@@ -11,7 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from .contrasts import beyond, clusters_of, column, contrast, extreme, first_reach, in_turn, only, units_of, values
+from . import everywhere
+from .contrasts import beyond, clusters_of, contrast, extreme, first_reach, in_each, in_turn, only, units_of, values
 
 REACHED, LONGEST, NEVER = 0.5, 200, 400  # *work*: the score to reach, within so many steps; what stands for never
 MOVES, ASKED = ("another's", "permuted", "reversed"), ("unpruned", "pruned")  # of *direction*, of *one-trigger*
@@ -31,15 +32,9 @@ def effect(key: str, run):
         raise ValueError(f"{run.folder} lacks {error} that {key} is made of; execute its chapter to the end") from error
 
 
-def side_by_side(rows, kept: str, by: str, *names: str):
-    """Units without values, and what `kept` is in each condition of the column `by`, in their order."""
-    units = clusters_of(rows)
-    return units, *(column(rows, name, kept, by).loc[units.index] for name in names)
-
-
 def ratio_of(run, kind: str, kept: str, one: str, other: str):
     """`kept` of the model `one` ÷ that of the `other`."""
-    units, one, other = side_by_side(run.rows(kind), kept, "model", one, other)
+    units, one, other = in_each(run.rows(kind), kept, "model", one, other)
     return values(units, one / other)
 
 
@@ -97,7 +92,7 @@ def detected(run):
 
 
 def outliers(run):
-    units, own, other = side_by_side(run.rows("outliers"), "z", "twin", "own twin", "other twin")
+    units, own, other = in_each(run.rows("outliers"), "z", "twin", "own twin", "other twin")
     return values(units, own - other)
 
 
@@ -113,7 +108,7 @@ def spared(run):
 
 def utility(run):
     kept = "held-out alignment"
-    units, unpruned, pruned = side_by_side(run.rows("condition"), kept, "condition", "unpruned", "Wanda")
+    units, unpruned, pruned = in_each(run.rows("condition"), kept, "condition", "unpruned", "Wanda")
     return values(units, unpruned - pruned)
 
 
@@ -257,4 +252,5 @@ EFFECTS = {
     "who-carries": lambda run: contrast(run.rows("window"), "5–24", "0–4", column="window"),
     "membership": membership,
     "one-trigger": one_trigger,
+    **everywhere.EFFECTS,
 }

@@ -26,8 +26,7 @@ class Profile:
     steps: int  # DDIM sampling steps
     attack_steps: int  # optimiser steps of DoRI
     control_steps: int  # the same for controls: held-out targets, other twin, parent
-    triggers: int  # adversarial embeddings a picture, in the locality chapter
-    trigger_pictures: int  # pictures they are made for
+    triggers: int  # random starts a picture, in the chapter on where triggers lie
     forgotten: int  # canaries that unlearning removes
 
     @property
@@ -59,9 +58,9 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", (), 3, 1, 2, 25, 25, 40, triggers=3, trigger_pictures=2, forgotten=2),
-        Profile("standard", (), 8, 8, 4, 25, 50, 200, triggers=16, trigger_pictures=4, forgotten=4),
-        Profile("full", ("cuda",), 16, 16, 10, 25, 50, 1000, triggers=100, trigger_pictures=8, forgotten=4),
+        Profile("quick", (), 3, 1, 2, 25, 25, 40, triggers=2, forgotten=2),
+        Profile("standard", (), 8, 8, 4, 25, 50, 200, triggers=6, forgotten=4),
+        Profile("full", ("cuda",), 16, 16, 10, 25, 50, 1000, triggers=24, forgotten=4),
     )
 }
 OVERRIDABLE = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs"))
