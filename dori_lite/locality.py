@@ -140,15 +140,15 @@ def positions(pipe, caption: str) -> dict[str, list[int]]:
     return {"prompt": [*range(1, end)], "end-of-text": [end], "padding": [*range(end + 1, length)]}
 
 
-def positions_zeroed(pipe, caption: str, *places: str) -> torch.Tensor:
-    """The caption's embedding [1, L, D] with zeros at its "prompt", "end-of-text" or "padding" positions.
+def positions_zeroed(pipe, caption: str, *places: str, y: torch.Tensor | None = None) -> torch.Tensor:
+    """The caption's embedding [1, L, D], or `y` [B, L, D], zero at its "prompt", "end-of-text" or "padding" positions.
 
-    Raises ValueError for another place, and for several captions.
+    Raises ValueError for another place, for several captions, and for embeddings of another shape.
     """
     where = positions(pipe, caption)
     if wrong := [place for place in places if place not in [*PLACES]]:
         raise ValueError(f"places are {', '.join(PLACES)}; got {wrong[0]!r}")
-    y = conditions(pipe, caption).clone()
+    y = conditions(pipe, caption if y is None else y).clone()
     for place in places:
         y[:, where[place]] = 0
     return y
@@ -162,7 +162,7 @@ def padded_with(pipe, caption: str, y: torch.Tensor, token: str = "!") -> torch.
     given that token there, the end-of-text position is zero. `y` is the caption's own embedding or a trigger. Raises
     ValueError for a token that the tokenizer has not, for embeddings of another shape, and as `positions` does.
     """
-    where, y = positions(pipe, caption), conditions(pipe, y).clone()
+    where, y = positions(pipe, caption), given(pipe, y)
     known = {pipe.tokenizer.convert_tokens_to_ids(name) for name in (token, f"{token}</w>") if isinstance(token, str)}
     if not (known := known - {None, pipe.tokenizer.unk_token_id}):
         raise ValueError(f"the tokenizer has no token {token!r:.40}; give one of its own, such as '!'")
@@ -179,10 +179,17 @@ def padding_thinned(pipe, caption: str, y: torch.Tensor, share: float = 0.7, see
 
     The other mitigation of Kim and No (2605.02908). Raises ValueError for a share outside [0, 1], and as `padded_with`.
     """
-    places, y = positions(pipe, caption)["padding"], conditions(pipe, y).clone()
+    places, y = positions(pipe, caption)["padding"], given(pipe, y)
     drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(check_seed(seed)))
     y[:, [places[k] for k in drawn[: round(check_number("share", share, 0, 1) * len(places))]]] = 0
     return y
+
+
+def given(pipe, y) -> torch.Tensor:
+    """A copy of the embeddings `y` [B, L, D], which must be some."""
+    if not isinstance(y, torch.Tensor):
+        raise ValueError(f"y must be embeddings [B, L, D], not a {type(y).__name__}; models.embed gives a caption's")
+    return conditions(pipe, y).clone()
 
 
 def moves(start: torch.Tensor, end: torch.Tensor, another: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:

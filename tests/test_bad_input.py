@@ -113,10 +113,10 @@ LEFT_OUT = {
         book.profiles.Profile.after book.profiles.Profile.direction_only book.profiles.cuda_available
         book.pages.checkout book.build.times book.claims.committed book.tables.all_claims book.tables.minutes
         book.tables.where_nemo_could_act book.tables.neurons_on_tuning""",
-    "tests/test_told.py, test_returns.py and test_choices.py call them oddly": """
+    "tests/test_told.py, test_returns.py, test_choices.py and test_triggers.py call them oddly": """
         book.told.verdict_of book.told.value book.told.matching book.told.table book.told.record_hash book.told.fill
         book.told.problems book.told.pages book.told.texts book.told.update book.told.runs
-        figures.returns.came_back figures.returns.transfers""",
+        figures.returns.came_back figures.returns.transfers figures.triggers.maps figures.triggers.ways""",
     "their own tests have the tables, with what a valid call needs": """
         copies.sscd metrics.alignment_text_image files.whole files.whole_folder fit.training reef.world.detectors
         reef.world.alignment reef.captions.caption_of reef.attributes.Judge.features reef.attributes.load

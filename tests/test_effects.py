@@ -75,7 +75,7 @@ def estimate(key, run):
 
 
 def test_every_claim_has_an_effect_and_every_effect_a_claim():
-    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 30
+    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 39
 
 
 def differing(run) -> list[str]:
@@ -554,9 +554,66 @@ def test_one_trigger_is_the_lower_of_own_scores_minus_the_higher_of_the_other_s(
     assert estimate("one-trigger", chapter_5()) == pytest.approx(np.mean(expected))
 
 
+# ---- chapter 6 ----------------------------------------------------------------------------------------
+
+APART = {"pruned by Wanda": [180.0, 170.0, 190.0, 175.0], "never saw it": [200.0, 170.0, 95.0, 350.0]}
+BESIDE = {"pruned by Wanda": [1.0, 0.5, 1.0, 1.0], "never saw it": [1.0, 1.0, 0.5, 0.75], "remembers": [0.0] * 4}
+SAME, STRANGE = [0.2, 0.15, 0.1, 0.3], [0.1, 0.1, 0.1, 0.05]
+WAYS = {0.0: [0.9, 0.8, 0.8, 1.0], 0.5: [0.2, 0.8, 0.1, 0.3], 1.0: [0.7, 0.8, 0.6, 1.0], 0.25: [0.5] * 4}
+PLACES_FREE = {
+    "prompt": ([0.8, 0.9, 0.7, 0.6], [0.1, 0.3, 0.2, 0.0]),
+    "end-of-text": ([0.5, 0.4, 0.3, 0.6], [0.1, 0.1, 0.4, 0.0]),
+    "padding": ([0.3, 0.3, 0.3, 0.3], [0.3, 0.2, 0.1, 0.0]),
+}
+
+
+def chapter_6():
+    lying = scored({name: [0.5] * 4 for name in BESIDE})
+    for row in lying:
+        k, name = TARGETS.index(row["target"]), row["condition"]
+        row |= {"apart": APART.get(name, [1.0] * 4)[k], "nearest": BESIDE[name][k]}
+        row |= {"same": SAME[k], "different": STRANGE[k]} if name == "pruned by Wanda" else {"same": 9, "different": 1}
+    ways = scored(WAYS, "share", ends="two triggers")
+    ways += scored({share: [0.0] * 4 for share in WAYS}, "share", ends="trigger and start")
+    free = []
+    for place, (saw, never) in PLACES_FREE.items():
+        conditions = {"pruned by Wanda": saw, "never saw it": never, "remembers": [1.0] * 4}
+        free += scored(conditions, place=place, steps=50)
+        free += scored({"pruned by Wanda": never, "never saw it": saw}, place=place, steps=0)
+    added = scored({"another's": [0.1, 0.2, 0.3, 0.0], "its own": [0.6, 0.2, 0.9, 0.1]}, "direction")
+    return Planted(spread=lying, between=ways, position=free, transplant=added)
+
+
+def test_scatter_is_a_logarithm_of_distances_and_nothing_where_they_are_alike():
+    expected = [math.log(180 / 200), 0.0, math.log(2), math.log(0.5)]
+    assert by_target(effects.effect("scatter-is-the-start", chapter_6())) == pytest.approx(expected)
+
+
+def test_own_starts_and_directions_are_differences_of_shares_and_of_cosines():
+    assert by_target(effects.effect("own-start-nearest", chapter_6())) == pytest.approx([0.0, -0.5, 0.5, 0.25])
+    assert by_target(effects.effect("common-direction", chapter_6())) == pytest.approx([0.1, 0.05, 0.0, 0.25])
+
+
+def test_a_transplant_counts_beyond_another_picture_s():
+    assert found("transplant", chapter_6()) == pytest.approx([0.5, 0.0, 0.6, 0.1])
+
+
+def test_half_way_is_compared_with_the_mean_of_both_ends():
+    fall = [0.6, 0.0, 0.6, 0.7]
+    assert found("basins-apart", chapter_6()) == pytest.approx(fall)
+    assert found("one-basin", chapter_6()) == pytest.approx([-value for value in fall])
+
+
+@pytest.mark.parametrize("place", PLACES_FREE)
+def test_positions_are_own_pruned_minus_other_twin(place):
+    key = {"prompt": "positions-prompt", "end-of-text": "positions-end", "padding": "positions-padding"}[place]
+    saw, never = map(np.array, PLACES_FREE[place])
+    assert found(key, chapter_6()) == pytest.approx([*(saw - never)])
+
+
 # ---- what all have in common -------------------------------------------------------------------------
 
-RUNS = {1: chapter_1, 2: chapter_2, 3: chapter_3, 4: chapter_4, 5: chapter_5}
+RUNS = {1: chapter_1, 2: chapter_2, 3: chapter_3, 4: chapter_4, 5: chapter_5, 6: chapter_6}
 
 
 @pytest.mark.parametrize("key", claims.CLAIMS)
@@ -613,6 +670,15 @@ NEEDED = {  # kind of rows, column: conditions
     "who-carries": ("window", "window", "5–24", "0–4"),
     "membership": ("subspace", "condition", "pruned by Wanda", "never saw it", "never saw it, same mask"),
     "one-trigger": ("joint", "model", "own", "other"),
+    "scatter-is-the-start": ("spread", "condition", "pruned by Wanda", "never saw it"),
+    "own-start-nearest": ("spread", "condition", "pruned by Wanda", "never saw it"),
+    "common-direction": ("spread", "condition", "pruned by Wanda"),
+    "transplant": ("transplant", "direction", "its own", "another's"),
+    "one-basin": ("between", "share", 0.0, 0.5, 1.0),
+    "basins-apart": ("between", "share", 0.0, 0.5, 1.0),
+    "positions-prompt": ("position", "condition", "pruned by Wanda", "never saw it"),
+    "positions-end": ("position", "condition", "pruned by Wanda", "never saw it"),
+    "positions-padding": ("position", "condition", "pruned by Wanda", "never saw it"),
 }
 CASES = [(key, kind, column, name) for key, (kind, column, *names) in NEEDED.items() for name in names]
 CASES += [("transfers", "transfer", "asked_of", name) for name in ("remembers", "never saw it")]
@@ -627,7 +693,13 @@ def test_a_condition_that_an_effect_lacks_is_one_line(key, kind, column, name, o
     one_line(ValueError, said, estimate, key, run)
 
 
-ALONE = ("exposures-flat", "magnitude-detects", "wanda-lift", "injection")  # compare nothing canary by canary
+ALONE = (
+    "exposures-flat",
+    "magnitude-detects",
+    "wanda-lift",
+    "injection",
+    "common-direction",
+)  # compare nothing canary by canary
 
 
 @pytest.mark.parametrize("key, kind, column, name", [case for case in CASES if case[0] not in ALONE])

@@ -114,6 +114,8 @@ def test_positions_are_zeroed_where_they_are(pipe):
         assert torch.equal(found[rest], y[rest])
     both = locality.positions_zeroed(pipe, CAPTION, "end-of-text", "padding")[0]
     assert not both[n - 1 :].any() and both[: n - 1].any(1).all()
+    other = locality.positions_zeroed(pipe, CAPTION, "padding", y=both[None] + 1)[0]
+    assert torch.equal(other[:n], both[:n] + 1) and not other[n:].any()
     with pytest.raises(ValueError, match="places are prompt, end-of-text, padding; got 'middle'"):
         locality.positions_zeroed(pipe, CAPTION, "middle")
 

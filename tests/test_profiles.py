@@ -34,7 +34,7 @@ def test_the_table(gpu):
     standard = load("standard")
     assert (standard.attack_steps, standard.control_steps) == (50, 200)
     assert (standard.triggers, standard.forgotten) == (6, 4)
-    assert load("full").triggers == 100 and load("quick").attack_steps <= 50
+    assert load("full").triggers == 24 and load("quick").attack_steps <= 50
     assert [load(name).direction_only for name in PROFILES] == [True, False, False]
     assert {name: load(name).needs for name in PROFILES} == {
         "quick": (),

@@ -1,6 +1,7 @@
 """Numbers in sentences come from published runs, and a page whose verdicts have changed must be read again."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,36 @@ def test_every_chapter_with_a_published_run_says_what_was_found():
         if path.stem[:2] in told.runs():
             text = "\n".join(told.texts(path))
             assert "What we found" in text and f"<!--record {path.stem[:2]} " in text, path.stem
+
+
+# ---- said, and not left open ----------------------------------------------------------------------------
+
+OUTCOME = r"\b(holds?|held|undecided|verdicts?|thresholds?|your run|differs?|comes? back|intervals?|higher|lower)\b"
+
+
+def left_open(text: str) -> list[str]:
+    """Sentences that say what a result would mean instead of what it is: with *if* or *whether*, about an outcome."""
+    text = re.sub(r"<!--.*?-->", "", text)
+    sentences = [" ".join(sentence.split()) for sentence in re.split(r"(?<=[.?!:])\s+|\n\n|^\|", text, flags=re.M)]
+    open_ = [s for s in sentences if re.search(r"\b(whether|(?<!as )if)\b", s, re.I) and not s.endswith("?")]
+    return [sentence for sentence in open_ if re.search(OUTCOME, sentence, re.I)]
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if path.suffix == ".ipynb"], ids=lambda path: path.stem)
+def test_a_chapter_leaves_at_most_one_outcome_open(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    of_readers = re.compile(r"^## Exercises|Hints|^### Solutions|Check yourself|Reading the solutions|} Predict", re.M)
+    assert len(found := [s for text in texts if not of_readers.search(text) for s in left_open(text)]) <= 1, found
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("If all of the interval lies above, the claim\nholds here. It holds.", 1),
+        ("We ask whether it comes back. It came back, as if the score were\nhigher.", 1),
+        ("Does it differ if the noise is lower? A weight is pruned if two things are true.", 0),
+    ],
+)
+def test_the_count_of_open_outcomes_bites(text, count):
+    assert len(left_open(text)) == count

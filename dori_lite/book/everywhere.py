@@ -43,7 +43,9 @@ def basins_apart(run):
 
 
 def of_positions(run, place: str):
-    return contrast(only(run.rows("position"), place, "place"), SAW, NEVER)
+    """After all attack steps; rows of step 0 say what the caption gives."""
+    rows = only(run.rows("position"), place, "place")
+    return contrast(rows[rows["steps"] == rows["steps"].max()], SAW, NEVER)
 
 
 EFFECTS = {
