@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from dori_lite import assets, cli, files, locks
 from dori_lite.book import build, pages
 from dori_lite.book.kernel import helpers
-from dori_lite.book.site import block, configured, contents, fenced, side_by_side, tabs
+from dori_lite.book.site import block, configured, contents, fenced, fold, side_by_side, tabs
 from dori_lite.runs import open_existing
 
 posix = pytest.mark.skipif(os.name == "nt", reason="shell scripts, signals and links of POSIX")
@@ -359,7 +359,7 @@ def test_the_table_of_contents(root):
         build.chapters(root)
     (root / "book" / "chapters" / "02_second.md").write_text("# Text only\n")
     assert [path.stem for path in build.chapters(root)] == [SLUG]
-    assert build.find("01", root) == build.find(SLUG, root)
+    assert build.find("1", root) == build.find("01", root) == build.find(SLUG, root)
     with pytest.raises(ValueError, match=f"no chapter called '03'; there are: {SLUG}"):
         build.find("03", root)
 
@@ -891,6 +891,7 @@ def test_buttons_wait_for_an_address(root):
         ("<p>a {math} b</p>", "{math} is shown"),
         ("<p>one `two</p>", "a back-tick"),
         ("<a href='https://github.com/YOUR_ACCOUNT/x'>x</a>", "the placeholder"),
+        ("<pre>git clone github.com/YOUR_ACCOUNT/x</pre>", "the placeholder"),
         ("<script src='https://cdn.org/x.js'></script>", "a script from elsewhere"),
         ("<link href='//cdn.org/x.css' rel='stylesheet'>", "a link from elsewhere"),
         ("<img src='http://cdn.org/x.png'>", "a img from elsewhere"),
@@ -901,9 +902,21 @@ def test_the_check_of_built_pages_bites(text, problem):
     assert found and problem in found[0]
 
 
+def test_a_cell_that_clones_stays_out_of_pages_until_there_is_an_address():
+    clone = "!git clone https://github.com/YOUR_ACCOUNT/dori-lite"
+    notebook = new_notebook(cells=[new_code_cell(source, metadata={"tags": ["set-up"]}) for source in (clone, "x = 1")])
+    assert [cell.metadata["tags"] for cell in fold(notebook).cells] == [
+        ["set-up", "remove-cell"],
+        ["set-up", "hide-cell"],
+    ]
+    notebook.cells[0].source = clone.replace("YOUR_ACCOUNT", "reef")
+    notebook.cells[0].metadata["tags"] = ["set-up"]
+    assert fold(notebook).cells[0].metadata["tags"] == ["set-up", "hide-cell"]
+
+
 def test_the_check_of_built_pages_lets_code_and_links_pass():
     assert not page_problems(
-        "<p><a href='https://arxiv.org/x'>x</a> <code>`a`</code></p><pre>git clone github.com/YOUR_ACCOUNT `x`</pre>"
+        "<p><a href='https://arxiv.org/x'>x</a> <code>`a`</code></p><pre>git clone github.com/reef/x `x`</pre>"
         "<script src='../_static/x.js'>`{math}`</script>"
     )
 

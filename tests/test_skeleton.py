@@ -217,7 +217,7 @@ def notebook_problems(notebook) -> list[str]:
         if (widest := max(map(len, cell.source.splitlines()), default=0)) > CELL_COLUMNS:
             problems.append(f"{begins}: a line of {widest} columns, and {CELL_COLUMNS} are allowed")
         draws = re.search(
-            r"\bpictures\.(?!as_array|as_pil|as_tensor|open_image)|\bcharts\.|\bexplorer\.|\bplt\.|\.show\(",
+            r"\bpictures\.(?!as_array|as_pil|as_tensor|open_image)|\b(charts|explorer|choices|doses|graded|returns|triggers)\.|\bplt\.|\.show\(",
             re.sub(r"(?m)^\s*(from|import) .*", "", cell.source),
         )
         if draws and not cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip():
@@ -226,6 +226,8 @@ def notebook_problems(notebook) -> list[str]:
     for line in lines:  # a table's cell ends at every bar, one inside a formula or code among them
         if line.startswith("|") and any("|" in span for span in re.findall(r"`([^`]*)`", line)):
             problems.append(f"{line[:40]!r}: a bar between back-ticks ends the table's cell")
+        if line.startswith("%"):
+            problems.append(f"{line[:40]!r}: a line that begins with % is a comment, and is not shown")
     return problems
 
 
@@ -259,6 +261,8 @@ ALT = {"mystnb": {"image": {"alt": "A grid of pictures"}}}
         ([parameters(), new_code_cell("charts.curves(x)")], "mystnb.image.alt"),
         ([parameters(), new_code_cell(PICTURE)], "mystnb.image.alt"),
         ([parameters(), new_markdown_cell("| a | {math}`|z|` | b |")], "a bar between back-ticks"),
+        ([parameters(), new_markdown_cell("so that 99\n% of them count")], "is a comment"),
+        ([parameters(), new_code_cell("choices.side_by_side({})")], "mystnb.image.alt"),
         ([parameters(), new_code_cell("import matplotlib.pyplot as plt\nplt.plot([1])")], "mystnb.image.alt"),
         ([parameters(), new_code_cell("picture.show()", metadata={"mystnb": {"image": {"alt": " "}}})], "mystnb"),
     ],

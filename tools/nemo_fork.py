@@ -1,7 +1,7 @@
 """Fork a twin whose up blocks are deaf: the world in which NeMo's premise is given, for step d of `tools/nemo_act.py`.
 
-    python tools/nemo_fork.py twin-a runs/reef-nemo          # as long as a twin: about forty minutes on two cores
-    python tools/nemo_fork.py twin-a runs/reef-nemo 1500     # half as long: what nemo_act.json was made with
+    python tools/nemo_fork.py twin-a runs/reef-nemo     # as long as a twin: about forty minutes of one core
+    python tools/nemo_fork.py twin-b runs/reef-nemo
 
 The nine value layers of the up blocks are zero and stay so: whatever the caption, they add nothing. Everything else is
 the twin's own recipe, its parent and its batches. Interrupted, it goes on where it stopped.

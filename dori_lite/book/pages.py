@@ -67,7 +67,8 @@ def alone(root: Path):
 def find(slug: str, root=None) -> Path:
     """The chapter called `slug`, or the one whose number it is. Raises ValueError when there is none."""
     known = chapters(root)
-    found = [path for path in known if path.stem == slug or path.stem.split("_")[0] == slug]
+    number = slug.zfill(2) if isinstance(slug, str) and slug.isdecimal() else slug
+    found = [path for path in known if slug == path.stem or number == path.stem.split("_")[0]]
     if len(found) != 1:
         raise ValueError(f"no chapter called {slug!r}; there are: {', '.join(path.stem for path in known)}")
     return found[0]

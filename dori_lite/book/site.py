@@ -103,10 +103,12 @@ def with_outputs(chapter: Path, executed: Path, profile: str):
 
 
 def fold(notebook):
-    """The notebook with its set-up folded."""
+    """The notebook with its set-up folded; as long as there is no address to clone, without what would clone it."""
     for cell in code_cells(notebook):
         tags = cell.metadata.setdefault("tags", [])
-        if FOLDED & {*tags} and "hide-cell" not in tags:
+        if NO_ADDRESS in cell.source:
+            tags.append("remove-cell")
+        elif FOLDED & {*tags} and "hide-cell" not in tags:
             tags.append("hide-cell")
     return notebook
 

@@ -155,10 +155,10 @@ def where_nemo_could_act():
     for which, part in found["a"].items():
         rows.append({"step": f"a: |z| of memories against decoys, {which}", "area": part["area"], "go": part["go"]})
     names = {"b": "b: sixteen layers searched", "c": f"c: the criterion at step {found['c']['step']}, sixteen layers"}
-    names |= {"d": "d: a fork with deaf up blocks (twin A, half as long), seven layers"}
+    names |= {"d": "d: twins whose up blocks are deaf, seven layers"}
     for step in [*names.keys() & found.keys()]:
         kept = {key: found[step][key] for key in ("before", "after", "rate", "met", "neurons", "go")}
-        rows.append({"step": names[step], **kept})
+        rows.append({"step": names[step], **kept, "all seven blocked": found[step].get("all seven blocked")})
     table = pd.DataFrame(rows).sort_values("step").set_index("step").round(2)
     return table.assign(go=["go" if go else "no go" for go in table["go"]]).astype(object).fillna("")
 

@@ -120,7 +120,8 @@ def as_html(encoded, names, choices, width, stepped=None):
         entries = "".join(
             f"<option value='{k}'>{html.escape(str(option))}</option>" for k, option in enumerate(options)
         )
-        menus += f"<label style='margin-right:1em'>{html.escape(name)} <select>{entries}</select></label>"
+        menu = f"<select style='max-width:100%'>{entries}</select>"
+        menus += f"<label style='margin-right:1em'>{html.escape(name)} {menu}</label>"
     if stepped is not None:
         menus += "<button type='button'>▶ play</button>"
     script = SCRIPT.replace("STEPPED", str(stepped or 0)).replace("PACE", str(STEP)).replace("KEY", key)
