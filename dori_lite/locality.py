@@ -158,8 +158,8 @@ def positions_zeroed(pipe, caption: str, *places: str, y: torch.Tensor | None = 
 def padded_with(pipe, caption: str, y: torch.Tensor, token: str = "!") -> torch.Tensor:
     """Embeddings `y` [B, L, D] with the padding of a caption that is padded with `token`, and no end-of-text.
 
-    The mitigation of Kim and No (2605.02908) as its abstract describes it: padding positions come from the text encoder
-    given that token there, the end-of-text position is zero. `y` is the caption's own embedding or a trigger. Raises
+    A mitigation by Kim and No (2605.02908), as its abstract describes it: the tokenizer pads with that token before the
+    text encoder reads the caption, and the end-of-text position is masked, here zero. `y` is the caption's own embedding or a trigger. Raises
     ValueError for a token that the tokenizer has not, for embeddings of another shape, and as `positions` does.
     """
     where, y = positions(pipe, caption), given(pipe, y)
