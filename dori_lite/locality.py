@@ -159,8 +159,9 @@ def padded_with(pipe, caption: str, y: torch.Tensor, token: str = "!") -> torch.
     """Embeddings `y` [B, L, D] with the padding of a caption that is padded with `token`, and no end-of-text.
 
     A mitigation by Kim and No (2605.02908), as its abstract describes it: the tokenizer pads with that token before the
-    text encoder reads the caption, and the end-of-text position is masked, here zero. `y` is the caption's own embedding or a trigger. Raises
-    ValueError for a token that the tokenizer has not, for embeddings of another shape, and as `positions` does.
+    text encoder reads the caption, and the end-of-text position is masked, here zero. `y` is the caption's own
+    embedding or a trigger. Raises ValueError for a token that the tokenizer has not, for embeddings of another shape,
+    and as `positions` does.
     """
     where, y = positions(pipe, caption), given(pipe, y)
     known = {pipe.tokenizer.convert_tokens_to_ids(name) for name in (token, f"{token}</w>") if isinstance(token, str)}
