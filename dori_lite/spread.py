@@ -28,6 +28,35 @@ def mean_distance(ends: torch.Tensor) -> float:
     return pairs_of(distances(several(ends, "ends"))).mean().item()
 
 
+def mean_distance_if_independent(starts: torch.Tensor, moves: torch.Tensor) -> float:
+    """`mean_distance` of starts + moves [N, L, D] if each move stood at right angles to all else, as strangers do.
+
+    √(‖s − s′‖² + ‖m‖² + ‖m′‖²), over all pairs. End points that lie nearer to each other were led together. Raises
+    ValueError unless there are as many moves as starts, and as `mean_distance`.
+    """
+    apart = pairs_of(distances(several(starts, "starts")))
+    lengths = flat(moves, "moves", flat(starts, "starts")).square().sum(1)
+    if len(lengths) != len(starts):
+        raise ValueError(f"{len(lengths)} moves for {len(starts)} starts; give one for each")
+    return (apart.square() + pairs_of(lengths[:, None] + lengths[None])).sqrt().mean().item()
+
+
+def beside(ends: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """ln(distance to the nearest other start ÷ to its own) of each of `ends` [N, L, D], [N]; above 0 the own is nearer.
+
+    A degree where `nearest` only counts. Raises ValueError unless there are as many starts as ends, for an end that is
+    its start, and as `distances`.
+    """
+    flat(starts, "starts")
+    apart = distances(several(ends, "ends"), starts)
+    if len(starts) != len(ends):
+        raise ValueError(f"{len(ends)} ends for {len(starts)} starts; give one for each")
+    own, others = apart.diagonal().clone(), apart.fill_diagonal_(torch.inf).min(1).values
+    if not own.all():
+        raise ValueError("an end is its own start; give triggers that left their starts")
+    return (others / own).log()
+
+
 def nearest(ends: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     """Which of `starts` [M, L, D] lies nearest to each of `ends` [N, L, D]: its number, [N]. Raises as `distances`."""
     flat(starts, "starts")

@@ -318,6 +318,8 @@ TABLE = {
     # ---- spread
     "spread.distances": row(ends=("tensor", MOVES), others=("tensor -None", MOVES[:2])),
     "spread.mean_distance": row(ends=("tensor", MOVES)),
+    "spread.mean_distance_if_independent": row(starts=("tensor", MOVES), moves=("tensor", MOVES + 1)),
+    "spread.beside": row(ends=("tensor", MOVES + 0.1), starts=("tensor", MOVES)),
     "spread.nearest": row(ends=("tensor", MOVES), starts=("tensor", MOVES[:2])),
     "spread.cosine": row(moves=("tensor", MOVES), others=("tensor -None", MOVES[:2])),
     "spread.common": row(moves=("tensor", MOVES)),

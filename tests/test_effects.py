@@ -557,9 +557,13 @@ def test_one_trigger_is_the_lower_of_own_scores_minus_the_higher_of_the_other_s(
 # ---- chapter 6 ----------------------------------------------------------------------------------------
 
 APART = {"pruned by Wanda": [180.0, 170.0, 190.0, 175.0], "never saw it": [200.0, 170.0, 95.0, 350.0]}
+ALONE_APART = {"pruned by Wanda": [180.0, 200.0, 190.0, 175.0], "never saw it": [200.0, 200.0, 190.0, 175.0]}
 BESIDE = {"pruned by Wanda": [1.0, 0.5, 1.0, 1.0], "never saw it": [1.0, 1.0, 0.5, 0.75], "remembers": [0.0] * 4}
 SAME, STRANGE = [0.2, 0.15, 0.1, 0.3], [0.1, 0.1, 0.1, 0.05]
 WAYS = {0.0: [0.9, 0.8, 0.8, 1.0], 0.5: [0.2, 0.8, 0.1, 0.3], 1.0: [0.7, 0.8, 0.6, 1.0], 0.25: [0.5] * 4}
+ADDED = {"another's": [0.1, 0.2, 0.3, 0.0], "its own": [0.6, 0.2, 0.9, 0.1], "its kin's": [0.0, 0.3, 0.1, 0.0]}
+ADDED |= {"never saw it": [0.0, 0.0, 0.5, 0.0], "one search's": [1.0] * 4}
+CAPTIONED = {"pruned by Wanda": [0.4, 0.5, 0.0, 0.3], "never saw it": [0.1, 0.0, 0.1, 0.0]}
 PLACES_FREE = {
     "prompt": ([0.8, 0.9, 0.7, 0.6], [0.1, 0.3, 0.2, 0.0]),
     "end-of-text": ([0.5, 0.4, 0.3, 0.6], [0.1, 0.1, 0.4, 0.0]),
@@ -571,31 +575,30 @@ def chapter_6():
     lying = scored({name: [0.5] * 4 for name in BESIDE})
     for row in lying:
         k, name = TARGETS.index(row["target"]), row["condition"]
-        row |= {"apart": APART.get(name, [1.0] * 4)[k], "nearest": BESIDE[name][k]}
-        row |= {"same": SAME[k], "different": STRANGE[k]} if name == "pruned by Wanda" else {"same": 9, "different": 1}
+        row |= {"apart": APART.get(name, [1.0] * 4)[k], "independent": ALONE_APART.get(name, [1.0] * 4)[k]}
+        row |= {"beside": BESIDE[name][k]}
+        row |= {"same": SAME[k], "different": STRANGE[k]} if name == "remembers" else {"same": 9, "different": 1}
     ways = scored(WAYS, "share", ends="two triggers")
     ways += scored({share: [0.0] * 4 for share in WAYS}, "share", ends="trigger and start")
     free = []
     for place, (saw, never) in PLACES_FREE.items():
-        conditions = {"pruned by Wanda": saw, "never saw it": never, "remembers": [1.0] * 4}
-        free += scored(conditions, place=place, steps=50)
-        free += scored({"pruned by Wanda": never, "never saw it": saw}, place=place, steps=0)
-    added = scored({"another's": [0.1, 0.2, 0.3, 0.0], "its own": [0.6, 0.2, 0.9, 0.1]}, "direction")
-    return Planted(spread=lying, between=ways, position=free, transplant=added)
+        free += scored({"pruned by Wanda": saw, "never saw it": never, "remembers": [1.0] * 4}, place=place)
+    added = scored(ADDED, "direction")
+    return Planted(spread=lying, between=ways, position=free, transplant=added, caption=scored(CAPTIONED))
 
 
-def test_scatter_is_a_logarithm_of_distances_and_nothing_where_they_are_alike():
-    expected = [math.log(180 / 200), 0.0, math.log(2), math.log(0.5)]
+def test_scatter_is_what_brought_end_points_together_beyond_the_other_twin():
+    expected = [0.0, 0.0, math.log(2), math.log(0.5)]
     assert by_target(effects.effect("scatter-is-the-start", chapter_6())) == pytest.approx(expected)
 
 
-def test_own_starts_and_directions_are_differences_of_shares_and_of_cosines():
+def test_own_starts_are_differences_of_nearness_and_directions_of_cosines():
     assert by_target(effects.effect("own-start-nearest", chapter_6())) == pytest.approx([0.0, -0.5, 0.5, 0.25])
     assert by_target(effects.effect("common-direction", chapter_6())) == pytest.approx([0.1, 0.05, 0.0, 0.25])
 
 
-def test_a_transplant_counts_beyond_another_picture_s():
-    assert found("transplant", chapter_6()) == pytest.approx([0.5, 0.0, 0.6, 0.1])
+def test_a_transplant_counts_beyond_the_best_of_three_others():
+    assert found("transplant", chapter_6()) == pytest.approx([0.5, -0.1, 0.4, 0.1])
 
 
 def test_half_way_is_compared_with_the_mean_of_both_ends():
@@ -605,10 +608,11 @@ def test_half_way_is_compared_with_the_mean_of_both_ends():
 
 
 @pytest.mark.parametrize("place", PLACES_FREE)
-def test_positions_are_own_pruned_minus_other_twin(place):
+def test_positions_are_what_own_pruned_gains_minus_what_the_other_twin_gains(place):
     key = {"prompt": "positions-prompt", "end-of-text": "positions-end", "padding": "positions-padding"}[place]
     saw, never = map(np.array, PLACES_FREE[place])
-    assert found(key, chapter_6()) == pytest.approx([*(saw - never)])
+    ahead = np.subtract(CAPTIONED["pruned by Wanda"], CAPTIONED["never saw it"])
+    assert found(key, chapter_6()) == pytest.approx([*(saw - never - ahead)])
 
 
 # ---- what all have in common -------------------------------------------------------------------------
@@ -672,8 +676,8 @@ NEEDED = {  # kind of rows, column: conditions
     "one-trigger": ("joint", "model", "own", "other"),
     "scatter-is-the-start": ("spread", "condition", "pruned by Wanda", "never saw it"),
     "own-start-nearest": ("spread", "condition", "pruned by Wanda", "never saw it"),
-    "common-direction": ("spread", "condition", "pruned by Wanda"),
-    "transplant": ("transplant", "direction", "its own", "another's"),
+    "common-direction": ("spread", "condition", "remembers"),
+    "transplant": ("transplant", "direction", "its own", "another's", "its kin's", "never saw it"),
     "one-basin": ("between", "share", 0.0, 0.5, 1.0),
     "basins-apart": ("between", "share", 0.0, 0.5, 1.0),
     "positions-prompt": ("position", "condition", "pruned by Wanda", "never saw it"),

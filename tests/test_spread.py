@@ -39,6 +39,30 @@ def test_the_mean_distance_is_over_pairs():
     assert spread.mean_distance(3 * square + 7) == pytest.approx(3 * spread.mean_distance(square), rel=1e-6)
 
 
+def test_strangers_lie_as_far_apart_as_independent_moves_say_and_led_ones_nearer():
+    starts = torch.stack([axis(0, 3.0), axis(1, 3.0)])
+    moves = torch.stack([axis(2, 4.0), axis(3, 2.0)])
+    expected = math.sqrt(9 + 9 + 16 + 4)
+    assert spread.mean_distance_if_independent(starts, moves) == pytest.approx(expected)
+    assert spread.mean_distance(starts + moves) == pytest.approx(expected)
+    led = torch.stack([axis(2, 4.0), axis(2, 2.0)])  # into one direction
+    assert spread.mean_distance(starts + led) < 0.8 * spread.mean_distance_if_independent(starts, led)
+    still = torch.zeros_like(starts)
+    assert spread.mean_distance_if_independent(starts, still) == pytest.approx(spread.mean_distance(starts))
+    drawn, far = torch.randn(2, 12, 28, 128, generator=GENERATOR).unbind()
+    ratio = spread.mean_distance(drawn + far) / spread.mean_distance_if_independent(drawn, far)
+    assert ratio == pytest.approx(1, abs=0.01)
+
+
+def test_beside_says_how_much_nearer_the_own_start_is():
+    starts = torch.stack([axis(0, 0.0), axis(0, 10.0), axis(0, 30.0)])
+    ends = torch.stack([axis(0, 2.0), axis(0, 19.0), axis(0, 29.0)])
+    expected = [math.log(8 / 2), math.log(11 / 9), math.log(19 / 1)]
+    assert spread.beside(ends, starts).tolist() == pytest.approx(expected)
+    assert spread.beside(ends.flip(0), starts)[0] < 0  # another's start is nearer
+    assert (spread.beside(ends, starts) > 0).tolist() == (spread.nearest(ends, starts) == torch.arange(3)).tolist()
+
+
 def test_each_end_is_nearest_to_its_own_start_until_all_meet():
     assert spread.nearest(STARTS + 0.01, STARTS).tolist() == [*range(6)]
     assert spread.nearest(STARTS.flip(0), STARTS).tolist() == [5, 4, 3, 2, 1, 0]
@@ -87,6 +111,9 @@ def test_the_middle_of_two_random_embeddings_would_be_short():
 def test_what_does_not_fit_is_one_line(one_line):
     one_line(ValueError, "a single one of ends has no pairs", spread.mean_distance, STARTS[:1])
     one_line(ValueError, "a single one of moves has no pairs", spread.cosine, STARTS[:1])
+    one_line(ValueError, "2 moves for 6 starts", spread.mean_distance_if_independent, STARTS, STARTS[:2])
+    one_line(ValueError, "6 ends for 5 starts", spread.beside, STARTS, STARTS[:5])
+    one_line(ValueError, "an end is its own start", spread.beside, STARTS, STARTS)
     one_line(ValueError, "others have 16 numbers each, the first 32", spread.distances, STARTS, STARTS[:, :2])
     one_line(ValueError, "has no direction", spread.cosine, torch.stack([STARTS[0], axis(0, 0.0)]))
     one_line(ValueError, "cancel out", spread.common, torch.stack([STARTS[0], -STARTS[0]]))

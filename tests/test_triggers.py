@@ -50,8 +50,8 @@ def test_pictures_are_told_apart_without_colour(one_line):
 def test_ways_go_through_the_means():
     [axis] = triggers.ways(on_the_way(), "score", threshold=0.69).axes
     found = {line.get_label(): line.get_ydata().tolist() for line in axis.lines if line.get_label()[0] != "_"}
-    assert found["between two triggers"] == pytest.approx([0.9, 0.5, 0.2, 0.5, 0.8])
-    assert found["between trigger and start"] == pytest.approx([0.9, 0.3, 0.1, 0.0, 0.0])
+    assert found["two triggers"] == pytest.approx([0.9, 0.5, 0.2, 0.5, 0.8])
+    assert found["trigger and start"] == pytest.approx([0.9, 0.3, 0.1, 0.0, 0.0])
     assert len(axis.collections) == 2 and [tick for tick in axis.get_xticks()] == [0, 0.25, 0.5, 0.75, 1]
     assert axis.lines[-1].get_ydata() == [0.69, 0.69]
 

@@ -9,21 +9,25 @@ import numpy as np
 
 from .contrasts import beyond, clusters_of, contrast, extreme, in_each, only, units_of, values
 
-SAW, NEVER, MIDDLE = "pruned by Wanda", "never saw it", 0.5
+REMEMBERS, SAW, NEVER, MIDDLE = "remembers", "pruned by Wanda", "never saw it", 0.5
+OTHERS = ("another's", "its kin's", "never saw it")  # of *transplant*
 
 
 def scatter(run):
-    units, saw, never = in_each(run.rows("spread"), "apart", "condition", SAW, NEVER)
-    return values(units, np.log(saw / never))
+    rows = run.rows("spread")
+    units, saw, never = in_each(
+        rows.assign(led=np.log(rows["apart"] / rows["independent"])), "led", "condition", SAW, NEVER
+    )
+    return values(units, saw - never)
 
 
 def own_start(run):
-    units, saw, never = in_each(run.rows("spread"), "nearest", "condition", SAW, NEVER)
+    units, saw, never = in_each(run.rows("spread"), "beside", "condition", SAW, NEVER)
     return values(units, saw - never)
 
 
 def common_direction(run):
-    rows = only(run.rows("spread"), SAW)
+    rows = only(run.rows("spread"), REMEMBERS)
     return values(clusters_of(rows), rows["same"] - rows["different"])
 
 
@@ -43,16 +47,16 @@ def basins_apart(run):
 
 
 def of_positions(run, place: str):
-    """After all attack steps; rows of step 0 say what the caption gives."""
-    rows = only(run.rows("position"), place, "place")
-    return contrast(rows[rows["steps"] == rows["steps"].max()], SAW, NEVER)
+    """What the search adds to the caption's own score, where the picture was seen beyond where it was not."""
+    after = contrast(only(run.rows("position"), place, "place"), SAW, NEVER)
+    return beyond(after, contrast(run.rows("caption"), SAW, NEVER))
 
 
 EFFECTS = {
     "scatter-is-the-start": scatter,
     "own-start-nearest": own_start,
     "common-direction": common_direction,
-    "transplant": lambda run: contrast(run.rows("transplant"), "its own", "another's", column="direction"),
+    "transplant": lambda run: contrast(run.rows("transplant"), "its own", *OTHERS, column="direction"),
     "one-basin": one_basin,
     "basins-apart": basins_apart,
     "positions-prompt": partial(of_positions, place="prompt"),

@@ -10,6 +10,7 @@ from .style import PALETTE, chart, known_only, means, shared_legend
 MARKS = "osv^DPX*<>ph"  # one a picture, so that no reader needs the colour
 COLOURS = [colour for colour, _, _ in PALETTE.values()]
 WAYS = {"two triggers": PALETTE["remembers"], "trigger and start": PALETTE["held-out"]}
+WAYS["trigger and its shuffled copy"] = PALETTE["parent"]
 SAID = {"pruned by Wanda": "saw it, pruned by Wanda"}
 
 
@@ -55,7 +56,7 @@ def ways(rows, value: str = "descriptor mean", label: str = "mean descriptor sco
                 continue
             places, mean, low, high = means(part, "share", value)
             axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-            axis.plot(places, mean, color=colour, marker=marker, linestyle=line, label=f"between {name}")
+            axis.plot(places, mean, color=colour, marker=marker, linestyle=line, label=name)
         if threshold is not None:
             axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         axis.set(xlabel="share of the way", ylabel=label)
