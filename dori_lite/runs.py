@@ -8,6 +8,7 @@
     <runs>/<world>/<chapter>/<profile>-<seed>/
         rows/<kind>-<rank>.jsonl   one finished unit of work a line, on disk before `keep` returns
         tensors/  images/          one file a unit; one file a picture, PNG
+        at-work/                   locks of units, where several processes share the run
         stamp.json                 what all rows depend on: profile, weights, the code and cells that make rows
         record.json                profile, seed, versions, machine, model hashes, numbers, verdicts
 
@@ -115,7 +116,7 @@ class Run:
             done = {(unit, line["plan"]) for unit, line in self._read(kind).items()}
             return {unit for unit, (_, plan) in units.items() if (key(unit), plan) not in done}
 
-        for unit in shared(units, undone, self.folder / "claims" / slug(kind)):
+        for unit in shared(units, undone, self.folder / "at-work" / slug(kind)):
             self._write_alone()
             values, plan = units[unit]
             outer, self.open = self.open, (kind, dict(zip(axes, unit, strict=True)), plan, time.monotonic())
