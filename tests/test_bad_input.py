@@ -90,7 +90,8 @@ LEFT_OUT = {
         figures.style.name_rows figures.style.legend_above figures.style.shared_legend figures.charts.bars
         figures.graded.differences figures.returns.arrow figures.returns.name_ends
         figures.explorer.as_widgets figures.explorer.as_html assets.found assets.record
-        locality.given assets.settle assets.download files.restore files.append files.to_numpy files.slug units.key units.named
+        locality.given assets.settle assets.download files.restore files.append files.to_numpy files.slug units.key
+        units.named
         units.shared locks.taken
         stamps.code_of_rows stamps.code_only stamps.move_if_stale book.effects.ratio_of
         book.contrasts.in_each book.everywhere.on_the_way book.everywhere.scatter
