@@ -17,7 +17,7 @@ from .style import PALETTE, chart, literal, name_rows
 LOOKS = {"unpruned": "remembers", "Wanda": "pruned by Wanda", "neurons by loss": "neurons blocked"}
 LOOKS |= {"NeMo": "pruned by NeMo", "NeMo, sixteen layers": "pruned by NeMo", "other twin": "never saw it"}
 LOOKS |= {"never saw it": "never saw it", "other twin, same mask": "never saw it, same mask"}
-LOOKS |= {"never saw it, same mask": "never saw it, same mask"}
+LOOKS |= {name: name for name in ("never saw it, same mask", "pruned by Wanda", "remembers")}
 CONTROL, MOST = "held-out", 4  # the look of a control; panels that a page has room for
 
 
