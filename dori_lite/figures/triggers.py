@@ -2,6 +2,8 @@
 
 maps(run.rows("map"))
 ways(run.rows("between"))
+
+Pictures and kinds of ways are told apart by marks and lines, not by colour alone.
 """
 
 from ..ranges import check_rows
