@@ -29,7 +29,7 @@ def test_explorer_changes_its_picture_with_its_controls(monkeypatch):
 def test_explorer_on_the_site_needs_no_kernel_and_no_network(monkeypatch):
     monkeypatch.setenv(explorer.BUILDING, "1")
     page = explorer.explore(frames(), ("word", "noise")).data
-    assert page.count("<select>") == 2 and "http" not in page
+    assert page.count("<select") == 2 and "http" not in page
     stored = json.loads(re.search(r"frames = (\{.*?\});", page)[1])
     assert {key: base64.b64decode(data) for key, data in stored.items()} == {
         f"{i} {j}": explorer.png(frames()[word, k]) for i, word in enumerate(("x", "yy")) for j, k in enumerate((1, 2))

@@ -269,13 +269,13 @@ def test_together_a_claim_that_detectors_differ_on_is_not_among_those_that_hold(
 
 def test_z_and_nats_are_plain_means():
     units = pd.DataFrame({"value": [0.5, -0.5, 4.0, -1.0], "cluster": ["a", "a", "b", "b"]})
-    for measure in ("z", "nats", "alignment"):
+    for measure in ("z", "nats", "alignment", "cosine"):
         found = verdicts.interval(claim(measure=measure), units)
         assert found == stats.mean_interval([0.0, 1.5])
 
 
 def test_every_committed_measure_is_judged():
-    assert {about.measure for about in claims.CLAIMS.values()} == {*"score ratio auc slope alignment z".split()}
+    assert {about.measure for about in claims.CLAIMS.values()} == {*"score ratio auc slope alignment z nats cosine".split()}
 
 
 def test_the_same_side_of_the_threshold():

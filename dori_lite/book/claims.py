@@ -34,7 +34,6 @@ MEASURES = {
     "alignment": "share of named factors that a picture shows",
     "nats": "a logarithm",
     "z": "standard deviations",
-    "share": "a share",
     "cosine": "a cosine",
 }
 

@@ -1,6 +1,6 @@
 """Effects of the chapter on triggers all over embedding space: functions such as those of `effects`.
 
-units = scatter(run)  # one row a canary: the logarithm of how far its triggers lie apart, saw it ÷ never saw it
+    units = scatter(run)  # one row a canary: the logarithm of how far its triggers lie apart, saw it ÷ never saw it
 
 The conditions are those of its table of models; *saw it* is the pruned twin unless said otherwise.
 """

@@ -1,7 +1,7 @@
 """Where triggers lie: maps of starts and end points, and what is drawn on the way between two of them.
 
-maps(run.rows("map"))
-ways(run.rows("between"))
+    maps(run.rows("map"))
+    ways(run.rows("between"))
 
 Pictures and kinds of ways are told apart by marks and lines, not by colour alone.
 """
