@@ -50,11 +50,11 @@ def shared(units: Iterable[tuple], undone: Callable[[], set], folder: Path) -> I
     if locks.ranks() == 1:
         yield from (unit for unit in units if unit in left)
         return
-    units = [*units]
-    own = len(units) * locks.rank() // locks.ranks()
+    numbered = [*enumerate(units)]
+    own = len(numbered) * locks.rank() // locks.ranks()
     while left:
         idle = True
-        for n, unit in [*enumerate(units)][own:] + [*enumerate(units)][:own]:
+        for n, unit in numbered[own:] + numbered[:own]:
             claim = folder / f"{n}.lock"
             if unit not in left or not locks.taken(claim):
                 continue
