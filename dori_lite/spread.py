@@ -107,6 +107,19 @@ def between(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tenso
     return (straight * (length / straight.norm())).view(a.shape).to(a.dtype)
 
 
+def strangers(ends: torch.Tensor, others: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """From each of `ends` [N, L, D] as far away as its one of `others` [N, L, D], in a random direction: [N, L, D].
+
+    Raises ValueError unless there are as many of both, and as `distances`.
+    """
+    a = flat(ends, "ends")
+    if len(a) != len(b := flat(others, "others", a)):
+        raise ValueError(f"{len(b)} others for {len(a)} ends; give one for each")
+    drawn = torch.randn(a.shape, generator=torch.Generator().manual_seed(check_seed(seed)), dtype=a.dtype)
+    away = drawn * ((b - a).norm(dim=1) / drawn.norm(dim=1))[:, None]
+    return (a + away).view(ends.shape).to(ends)
+
+
 def tsne(points: torch.Tensor, seed: int = 0, perplexity: float = 10.0) -> torch.Tensor:
     """A map of embeddings [N, L, D] in two dimensions, [N, 2], by scikit-learn's t-SNE: neighbours stay neighbours.
 

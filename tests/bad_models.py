@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from bad_values import row
 
-from dori_lite import masks, models, nemo
+from dori_lite import activations, masks, models, nemo
 from dori_lite.copies import Detector
 from dori_lite.evaluation import Condition
 
@@ -325,6 +325,28 @@ TABLE = {
     "spread.common": row(moves=("tensor", MOVES)),
     "spread.tsne": row(points=("tensor", MOVES), seed="seed", perplexity=("positive", 2.0)),
     "spread.between": row(a=("tensor", MOVES[0]), b=("tensor", MOVES[1]), share=("number", 0.5)),
+    "spread.strangers": row(ends=("tensor", MOVES), others=("tensor", MOVES + 1), seed="seed"),
+    # ---- activations
+    "activations.recorded": row(
+        fine={"t: 0": lambda got: TO_V in got},
+        pipe="pipe",
+        prompts="prompts",
+        x_t=("latents", lambda k: k.x[:1]),
+        t=("count", 5),
+        names=("layers", [TO_V]),
+        batch="count",
+    ),
+    "activations.discrepancies": row(
+        call=lambda pipe, y, **given: activations.discrepancies(pipe, {"a": y}, *given.values()),
+        fine={"t: 0": lambda got: len(got) == 2},
+        pipe="pipe",
+        y="embeddings",
+        x_t=("latents", lambda k: k.x[:1]),
+        t=("count", 5),
+        names=("layers", [TO_V]),
+        seed="seed",
+    ),
+    "activations.participation": row(a=("tensor", MOVES)),
     # ---- evaluation
     "evaluation.Target": row(name="text", caption="text", image="picture -grey", labels=("mapping -empty", {})),
     "evaluation.Condition": row(

@@ -1,0 +1,65 @@
+"""Inside the model: which layers a picture needs in which steps, and how far apart layers hold embeddings.
+
+    routes({"under the caption": maps.loc["caption"], "under its triggers": maps.loc["trigger"]})
+    through_depth(rows, "log D", {"down_blocks.0": "down 0", "mid_block": "mid"})
+
+Numbers stand in every cell, and lines have marks, so that no reader needs the colour.
+"""
+
+import seaborn as sns
+
+from ..ranges import check_mapping, check_rows
+from .style import chart, literal, means, shared_legend, styles
+
+MOST = 3
+
+
+def routes(panels: dict, label: str = "mean drop of the score"):
+    """Maps side by side: {title: table}, up to three; a table has one row a group of layers, one column a window.
+
+    All have one scale, from no drop to the largest. Raises ValueError for no panel, for more than three, and for tables
+    that are not alike.
+    """
+    check_mapping("panels", panels)
+    if len(panels) > MOST:
+        raise ValueError(f"{len(panels)} maps; this draws one to {MOST}")
+    tables = [*panels.values()]
+    check_rows(tables[0])
+    if any([*table.index] != [*tables[0].index] or [*table.columns] != [*tables[0].columns] for table in tables):
+        raise ValueError("maps have other groups or windows; give tables with the same rows and columns")
+    high = max(0.1, *(float(table.to_numpy().max()) for table in tables))
+    with chart(3.3 * len(panels) + 1.2, 0.42 * len(tables[0]) + 1.5, len(panels), left=False) as (figure, axes):
+        for axis, (title, table) in zip(axes, panels.items(), strict=True):
+            options = {"annot": True, "fmt": ".2f", "cmap": "Blues", "vmin": 0, "vmax": high, "cbar": False}
+            sns.heatmap(table, ax=axis, linewidths=1, linecolor="white", square=False, **options)
+            axis.set(title=title, xlabel="steps", ylabel="")
+            axis.set_yticks([k + 0.5 for k in range(len(table))], [literal(name) for name in table.index], rotation=0)
+            axis.tick_params(length=0)
+            if axis is not axes[0]:
+                axis.set_yticklabels([])
+        figure.supxlabel(literal(label), fontsize=9)
+    return figure
+
+
+def through_depth(rows, value: str, layers: dict, by: str = "condition", label: str | None = None):
+    """`value` layer by layer, in the order of `layers` {name: how it is written}: mean and interval over targets.
+
+    `rows` have the columns target, layer, `by` and `value`, one line a name in `by`. Raises ValueError for rows of
+    other layers only, and for rows that lack a column.
+    """
+    check_rows(rows, "target", "layer", by, value)
+    check_mapping("layers", layers)
+    rows = rows[rows["layer"].isin(layers)]
+    if rows.empty:
+        raise ValueError(f"there are no rows of {', '.join(map(str, layers))}; give layers that were recorded")
+    rows = rows.assign(depth=rows["layer"].map({name: k for k, name in enumerate(layers)}))
+    with chart(6.4, 3.6) as (figure, [axis]):
+        for name, (colour, marker, line) in styles(rows[by]).items():
+            places, mean, low, high = means(rows[rows[by] == name], "depth", value)
+            axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.plot(places, mean, color=colour, marker=marker, linestyle=line, label=name)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xticks(range(len(layers)), [literal(word) for word in layers.values()], rotation=30, ha="right")
+        axis.set(ylabel=label or value)
+        shared_legend(figure, 2)
+    return figure
