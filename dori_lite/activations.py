@@ -2,7 +2,7 @@
 
     seen = recorded(pipe, triggers, x_t, 500, ["mid_block"])  # one noisy latent for all
     spread.mean_distance(seen["mid_block"])  # the paper's activation discrepancy D_l
-    rows = discrepancies(pipe, {"triggers": triggers, "captions": captions}, x_t, 500, ["mid_block"])
+    rows = discrepancies(pipe, {"triggers": (triggers, triggers.roll(1, 0))}, x_t, 500, ["mid_block"])
 
 Finding DoRI measures D_l in the layers that a defence touches (as notes describe it). A linear layer repeats the
 distance of its inputs; so distances here are compared with those of embeddings that lie as far apart.
@@ -18,7 +18,7 @@ from .diffusion import BATCH
 from .hooks import trace
 from .models import check_latents, conditions
 from .ranges import check_mapping
-from .spread import distances, pairs_of, strangers
+from .spread import strangers
 
 EPSILON = "ε"
 
@@ -55,41 +55,43 @@ def as_tensor(name: str, output) -> torch.Tensor:
     return output
 
 
-def discrepancies(pipe, sets: Mapping, x_t: torch.Tensor, t: int, names, seed: int = 0) -> list[dict]:
-    """How far apart layers hold the embeddings of each set: one row for each layer and set.
+def discrepancies(pipe, pairs: Mapping, x_t: torch.Tensor, t: int, names, seed: int = 0) -> list[dict]:
+    """How far apart layers hold pairs of embeddings: one row for each layer and set of pairs.
 
-    `sets` {name: embeddings [N, L, D]}, at least two each. Columns: `layer`, `set`; `log D`, the mean over pairs of
-    ln ‖A_l(y_a) − A_l(y_b)‖₂; `excess`, the mean of ln (the distance of an embedding and the next ÷ the distance of it
-    and a stranger as far away, `spread.strangers`); and, over all pairs of all sets, `R2`, how much of the logarithm of
-    the distance a straight line on that of the embeddings explains. ε stands beside `names`. Raises ValueError for a
-    set of fewer than two, or that holds one twice, and as `recorded` does.
+    `pairs` {set: (ends, others)}, both [P, L, D]; ε stands beside `names`. Columns: `layer`, `set`; `log d`, the mean
+    over pairs of ln ‖y_a − y_b‖₂; `log D`, of ln ‖A_l(y_a) − A_l(y_b)‖₂; `excess`, of ln (that ÷ the same for y_a and a
+    stranger as long as y_b and as far away, `spread.strangers`); and `R2`, over all pairs of all sets: how much of ln D
+    a straight line on ln d explains (NaN for fewer than three). Raises ValueError for sets of unlike shapes, for a pair
+    that does not differ, and as `recorded` does.
     """
     check_pipe(pipe)
-    sets = {name: conditions(pipe, y) for name, y in check_mapping("sets", sets).items()}
-    if few := [name for name, y in sets.items() if len(y) < 2]:
-        raise ValueError(f"a single one of {few[0]} has no pairs; give two or more")
-    if twice := [name for name, y in sets.items() if len(y.unique(dim=0)) < len(y)]:
-        raise ValueError(f"one of {twice[0]} is there twice; give each embedding once")
-    y, n, ends = torch.cat([*sets.values()]), 0, []
-    for part in sets.values():
-        ends.append(torch.arange(n, n := n + len(part)))
-    each, following = torch.cat(ends), torch.cat([own.roll(-1) for own in ends])
-    away = strangers(y, y[following], seed)
-    seen = recorded(pipe, torch.cat([y, away]), x_t, t, names)
-    kept, rows = torch.triu_indices(n, n, 1).unbind(), []
-    wide = distances(y)[kept].log()
-    apart_at_all = wide.isfinite()  # what stands in two sets lies 0 from itself
-    for layer, a in seen.items():
-        check_finite(a, f"{layer}: row")
-        apart = distances(a[:n], a).log()  # [n, n members and n strangers]
-        excess = apart[each, following] - apart[each, each + n]
-        both = apart_at_all & apart[kept].isfinite()
-        known = both.sum() > 2  # two points lie on a line
-        straight = float(np.corrcoef(wide[both], apart[kept][both])[0, 1] ** 2) if known else np.nan
-        for name, own in zip(sets, ends, strict=True):
-            row = {"layer": layer, "set": name, "log D": pairs_of(apart[own][:, own]).mean().item()}
-            rows.append(row | {"excess": excess[own].mean().item(), "R2": straight})
+    if wrong := [name for name, both in check_mapping("pairs", pairs).items() if not pair(both)]:
+        raise ValueError(f"{wrong[0]} must be (ends, others), two tensors [P, L, D] of one shape")
+    a, b = (torch.cat([conditions(pipe, both[k]) for both in pairs.values()]) for k in (0, 1))
+    n, wide = len(a), (a - b).double().flatten(1).norm(dim=1).log().cpu()
+    seen = recorded(pipe, torch.cat([a, b, strangers(a, b, seed)]), x_t, t, names)
+    of = [name for name, (ends, _) in pairs.items() for _ in ends]
+    rows = []
+    for layer, found in seen.items():
+        check_finite(found, f"{layer}: row")
+        ends, others, away = found.double().flatten(1).cpu().split(n)
+        apart, strange = ((ends - these).norm(dim=1).log() for these in (others, away))
+        straight = float(np.corrcoef(wide, apart)[0, 1] ** 2) if n > 2 else np.nan
+        for name in pairs:
+            own = torch.tensor([each == name for each in of])
+            row = {"layer": layer, "set": name, "log d": wide[own].mean().item(), "log D": apart[own].mean().item()}
+            rows.append(row | {"excess": (apart - strange)[own].mean().item(), "R2": straight})
     return rows
+
+
+def pair(both) -> bool:
+    """Whether these are two tensors [P, L, D] of one shape."""
+    return (
+        isinstance(both, tuple | list)
+        and len(both) == 2
+        and all(isinstance(y, torch.Tensor) for y in both)
+        and (both[0].ndim == 3 and both[0].shape == both[1].shape and len(both[0]) > 0)
+    )
 
 
 def participation(a: torch.Tensor) -> torch.Tensor:

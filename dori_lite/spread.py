@@ -108,16 +108,24 @@ def between(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tenso
 
 
 def strangers(ends: torch.Tensor, others: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """From each of `ends` [N, L, D] as far away as its one of `others` [N, L, D], in a random direction: [N, L, D].
+    """For each of `ends` and its one of `others` [N, L, D], somebody as long as the other and as far from the end.
 
-    Raises ValueError unless there are as many of both, and as `distances`.
+    Random otherwise, and only at positions where the two differ: [N, L, D]. Raises ValueError unless there are as many
+    of both, for a pair that does not differ, and as `distances`.
     """
     a = flat(ends, "ends")
     if len(a) != len(b := flat(others, "others", a)):
         raise ValueError(f"{len(b)} others for {len(a)} ends; give one for each")
+    differs = (a != b).view(ends.shape).any(2, keepdim=True).expand(ends.shape).flatten(1)
+    if not differs.any(1).all():
+        raise ValueError("an end and its other are the same: a stranger needs a distance")
     drawn = torch.randn(a.shape, generator=torch.Generator().manual_seed(check_seed(seed)), dtype=a.dtype)
-    away = drawn * ((b - a).norm(dim=1) / drawn.norm(dim=1))[:, None]
-    return (a + away).view(ends.shape).to(ends)
+    here, there, drawn = a * differs, b * differs, drawn * differs
+    axis = torch.nn.functional.normalize(here, dim=1)
+    along = (there * axis).sum(1, keepdim=True) * axis
+    across = drawn - (drawn * axis).sum(1, keepdim=True) * axis  # at right angles to the end
+    across = torch.nn.functional.normalize(across, dim=1) * (there - along).norm(dim=1, keepdim=True)
+    return torch.where(differs, along + across, a).view(ends.shape).to(ends)
 
 
 def tsne(points: torch.Tensor, seed: int = 0, perplexity: float = 10.0) -> torch.Tensor:

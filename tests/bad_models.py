@@ -337,10 +337,11 @@ TABLE = {
         batch="count",
     ),
     "activations.discrepancies": row(
-        call=lambda pipe, y, **given: activations.discrepancies(pipe, {"a": y}, *given.values()),
+        call=lambda pipe, y, z, **given: activations.discrepancies(pipe, {"a": (y, z)}, *given.values()),
         fine={"t: 0": lambda got: len(got) == 2},
         pipe="pipe",
         y="embeddings",
+        z=("", lambda k: k.y + 1),
         x_t=("latents", lambda k: k.x[:1]),
         t=("count", 5),
         names=("layers", [TO_V]),

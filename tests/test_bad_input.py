@@ -80,7 +80,8 @@ LEFT_OUT = {
         copies.check_given metrics.captions_of metrics.clip detection.difference detection.scaled detection.noises
         detection.every_pair detection.readable nemo.different nemo.chosen wanda.reduce wanda.wide wanda.score wanda.top
         wanda.union dori.check_step dori.starts dori.free_positions dori.directions dori.place dori.project
-        locality.paired locality.steps_of spread.flat spread.pairs_of activations.as_tensor stats.quantile stats.checked stats.numbers
+        locality.paired locality.steps_of
+        spread.flat spread.pairs_of activations.as_tensor activations.pair stats.quantile stats.checked stats.numbers
         stats.by_cluster fit.check_options fit.check_batch fit.check_losses fit.new_schedule
         reef.paint.paint_part reef.paint.arrange reef.paint.hills
         reef.attributes.convolutions reef.descriptor.batches reef.calibrate.positives reef.calibrate.negatives
@@ -129,8 +130,8 @@ LEFT_OUT = {
         book.build.execute book.build.show book.site.site""",
 }
 MODULES = """models diffusion hooks masks distances copies metrics detection nemo neurons wanda dori locality
-spread activations evaluation stats planning files units runs stamps assets fit reef.world reef.captions reef.scenes reef.paint
-reef.attributes reef.descriptor reef.calibrate reef.localisers figures.style figures.pictures figures.charts
+spread activations evaluation stats planning files units runs stamps assets fit reef.world reef.captions reef.scenes
+reef.paint reef.attributes reef.descriptor reef.calibrate reef.localisers figures.style figures.pictures figures.charts
 figures.doses figures.graded figures.returns figures.explorer book.claims book.contrasts book.effects book.verdicts
 book.chapter book.tables book.told book.profiles book.publish book.pages book.site book.build book.reported""".split()
 

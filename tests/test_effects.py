@@ -10,6 +10,7 @@ import pytest
 
 from dori_lite import assets
 from dori_lite.book import chapter, claims, effects, verdicts
+from dori_lite.book import inside as inside_effects
 from dori_lite.book.publish import PUBLISHED_BYTES
 from dori_lite.files import plain
 from dori_lite.runs import open_existing, open_run
@@ -75,7 +76,7 @@ def estimate(key, run):
 
 
 def test_every_claim_has_an_effect_and_every_effect_a_claim():
-    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 39
+    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 45
 
 
 def differing(run) -> list[str]:
@@ -615,9 +616,116 @@ def test_positions_are_what_own_pruned_gains_minus_what_the_other_twin_gains(pla
     assert found(key, chapter_6()) == pytest.approx([*(saw - never - ahead)])
 
 
+# ---- chapter 7 ----------------------------------------------------------------------------------------
+
+BEHIND = {
+    "triggers": ([5.0, 5.1, 4.0, 4.5], [4.0, 4.0, 3.0, 4.0]),
+    "captions": ([4.0, 4.0, 4.0, 4.0], [3.0, 3.1, 3.0, 3.2]),
+}
+EXCESS = {"triggers": [0.0, 0.1, -0.2, 0.3], "captions": [0.4, 0.1, 0.0, 0.1]}
+ELSEWHERE = [-0.1, 0.2, -0.4, 0.0]  # of captions, in the other twin
+CHANGES = {  # ln D of ε − ln D of the mid block
+    ("remembers", "triggers"): [-0.6, -0.5, 0.0, 0.2],
+    ("remembers", "non-triggers"): [0.1, -0.5, 0.3, 0.1],
+    ("never saw it", "triggers"): [0.0, 0.0, 0.1, 0.1],
+    ("never saw it", "non-triggers"): [0.1, 0.2, 0.1, 0.0],
+}
+CELLS = [(layers, window) for layers in ("down", "up") for window in ("0–4", "5–9")]
+RISING, FALLING, UNEVEN = [0.0, 0.1, 0.2, 0.3], [0.3, 0.2, 0.1, 0.0], [0.3, 0.0, 0.0, 0.3]  # shares lost, by cell
+DROPS = {"a": [RISING, RISING, RISING], "b": [FALLING, FALLING, FALLING]}  # of the caption and of two triggers
+DROPS |= {"c": [UNEVEN, UNEVEN, RISING], "d": [RISING, FALLING, FALLING]}
+WHOLE = 0.8
+
+
+def inside(target, condition, name, layer, **more):
+    row = {"log D": 0.0, "log d": 0.0, "excess": 9.0} | more
+    return seen(target, 0.0, condition=condition, set=name, layer=layer, latent="its own", **row)
+
+
+def chapter_7(drops=DROPS, noises=((0.0, 0.0), (0.0, 0.0))):
+    """`noises` are what the first and the second half of the noises add to the score of the cells, in turn."""
+    rows = []
+    for k, target in enumerate(TARGETS):
+        for (condition, name), change in CHANGES.items():
+            rows.append(inside(target, condition, name, "mid_block", **{"log D": 1.0}))
+            rows.append(inside(target, condition, name, "ε", **{"log D": 1.0 + change[k]}))
+        for name, excess in EXCESS.items():
+            for j in (-1, 1):  # two layers, whose mean counts
+                rows.append(inside(target, "remembers", name, f"up.{j}.ff.net.2", excess=excess[k] + j))
+                there = ELSEWHERE[k] if name == "captions" else 7.0
+                rows.append(inside(target, "never saw it", name, f"up.{j}.ff.net.2", excess=there + j))
+                behind, before = (each[k] + j for each in BEHIND[name])
+                rows.append(inside(target, "remembers", name, f"{j}.attn2.to_v", **{"log D": behind, "log d": before}))
+    rows += [{**row, "latent": "another's", "log D": 50.0, "log d": 9.0, "excess": 20.0} for row in rows]
+    routed = []
+    for target, home in zip(TARGETS, "xxyy", strict=True):
+        for by, drop in zip(("caption", 0, 1), drops[target], strict=True):
+            scores = {("nothing", "never"): WHOLE} | {c: WHOLE * (1 - d) for c, d in zip(CELLS, drop, strict=True)}
+            for n, ((layers, window), score) in enumerate(scores.items()):
+                each = [score + part[n % 2] for part in noises for _ in range(2)]
+                routed.append(seen(target, score, home=home, by=by, layers=layers, window=window, descriptor=each))
+    return Planted(apart=rows, route=routed)
+
+
+def test_a_linear_image_is_the_gap_that_embeddings_do_not_have():
+    expected = [(5.0 - 4.0) - (4.0 - 3.0), (5.1 - 4.0) - (4.0 - 3.1), (4.0 - 4.0) - 0.0, (4.5 - 4.0) - (4.0 - 3.2)]
+    assert by_target(effects.effect("linear-image", chapter_7())) == pytest.approx(expected)
+
+
+def test_excess_is_that_of_triggers_minus_captions_in_mlp_layers_where_the_picture_was_seen():
+    assert by_target(effects.effect("diverge-more", chapter_7())) == pytest.approx([-0.4, 0.0, -0.2, 0.2])
+
+
+def test_captions_are_heard_by_the_twin_that_saw_their_pictures_minus_the_other():
+    assert by_target(effects.effect("captions-heard", chapter_7())) == pytest.approx([0.5, -0.1, 0.4, 0.1])
+
+
+def test_paths_meet_where_triggers_agree_more_on_the_way_than_non_triggers_do():
+    assert by_target(effects.effect("paths-meet", chapter_7())) == pytest.approx([0.7, 0.0, 0.3, -0.1])
+    only_here = [0.7 - 0.1, 0.0 - 0.2, 0.3 - 0.0, -0.1 - (-0.1)]
+    assert by_target(effects.effect("paths-meet-only-here", chapter_7())) == pytest.approx(only_here)
+
+
+def test_a_route_s_map_is_the_share_of_the_score_that_is_lost():
+    table = inside_effects.route_maps(chapter_7().rows("route"))
+    assert {*table.columns} == {*CELLS}
+    assert table.loc[("c", "caption")][CELLS].tolist() == pytest.approx(UNEVEN)
+    assert table.loc[("d", 0)][CELLS].tolist() == pytest.approx(FALLING)
+
+
+def test_what_is_peculiar_to_a_map_is_what_the_twin_s_others_of_its_kind_have_not():
+    rows = chapter_7().rows("route")
+    family = inside_effects.homes_of(rows)
+    assert family == {"a": ["a", "b"], "b": ["a", "b"], "c": ["c", "d"], "d": ["c", "d"]}
+    found = inside_effects.peculiar(inside_effects.route_maps(rows), family)
+    rising, falling, uneven = map(np.array, (RISING, FALLING, UNEVEN))
+    assert found.loc[("a", "caption")][CELLS].tolist() == pytest.approx([*(rising - falling)])
+    assert found.loc[("d", 1)][CELLS].tolist() == pytest.approx([*(falling - (uneven + rising) / 2)])
+    assert found.loc[("d", "caption")][CELLS].tolist() == pytest.approx([*(rising - uneven)])
+
+
+def test_same_routes_agree_with_own_triggers_beyond_those_of_the_same_twin_s_others():
+    """Of a and b, whose maps are opposite ramps, each is like its own triggers and the contrary of the other's."""
+    own, other, itself = inside_effects.routes(chapter_7())
+    assert own["a"] == pytest.approx(1) and other["a"] == pytest.approx(-1)
+    assert itself == pytest.approx(dict.fromkeys(TARGETS, 1))
+    found = by_target(effects.effect("same-route", chapter_7()))
+    assert found == pytest.approx([own[t] - other[t] for t in TARGETS]) and found[0] == pytest.approx(2)
+
+
+def test_caption_and_triggers_are_compared_across_noises():
+    """A pattern that one half of the noises draws into all maps of a picture makes no agreement."""
+    flat = {t: [[0.0, 0.0, 0.0, 0.0]] * 3 for t in TARGETS}
+    rows = chapter_7(flat, noises=((0.0, 0.1), (0.0, -0.1))).rows("route")
+    quiet = rows["target"].isin(["b", "d"])
+    rows["descriptor"] = [[WHOLE] * 4 if calm else each for calm, each in zip(quiet, rows["descriptor"], strict=True)]
+    own, _, itself = inside_effects.routes(Planted(route=rows))
+    assert own["a"] == pytest.approx(-1) and itself["a"] == pytest.approx(-1)
+
+
 # ---- what all have in common -------------------------------------------------------------------------
 
-RUNS = {1: chapter_1, 2: chapter_2, 3: chapter_3, 4: chapter_4, 5: chapter_5, 6: chapter_6}
+RUNS = {1: chapter_1, 2: chapter_2, 3: chapter_3, 4: chapter_4, 5: chapter_5, 6: chapter_6, 7: chapter_7}
 
 
 @pytest.mark.parametrize("key", claims.CLAIMS)
@@ -683,6 +791,12 @@ NEEDED = {  # kind of rows, column: conditions
     "positions-prompt": ("position", "condition", "pruned by Wanda", "never saw it"),
     "positions-end": ("position", "condition", "pruned by Wanda", "never saw it"),
     "positions-padding": ("position", "condition", "pruned by Wanda", "never saw it"),
+    "linear-image": ("apart", "set", "triggers", "captions"),
+    "captions-heard": ("apart", "condition", "remembers", "never saw it"),
+    "diverge-more": ("apart", "set", "triggers", "captions"),
+    "paths-meet": ("apart", "set", "triggers", "non-triggers"),
+    "paths-meet-only-here": ("apart", "condition", "remembers", "never saw it"),
+    "same-route": ("route", "layers", "nothing"),
 }
 CASES = [(key, kind, column, name) for key, (kind, column, *names) in NEEDED.items() for name in names]
 CASES += [("transfers", "transfer", "asked_of", name) for name in ("remembers", "never saw it")]

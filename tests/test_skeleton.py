@@ -29,7 +29,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 LAYERS = [
     *("files", "ranges", "checks", "locks", "stats", "planning", "assets", "stamps", "models", "diffusion", "hooks"),
     *("masks", "distances", "copies", "metrics", "detection", "nemo_search", "nemo", "neurons", "wanda"),
-    *("dori", "locality", "spread"),
+    *("dori", "locality", "spread", "activations"),
     *("evaluation", "checkpoints", "fit", "units", "runs", "unlearning", "stable_diffusion", "reef", "figures", "book"),
     *("audit", "cli"),
 ]
@@ -40,6 +40,7 @@ BOOK = [
     "claims",
     "contrasts",
     "everywhere",
+    "inside",
     "effects",
     "verdicts",
     "publish",

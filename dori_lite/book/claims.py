@@ -34,7 +34,7 @@ MEASURES = {
     "alignment": "share of named factors that a picture shows",
     "nats": "a logarithm",
     "z": "standard deviations",
-    "cosine": "a cosine",
+    "cosine": "a cosine, or a correlation",
 }
 
 

@@ -52,10 +52,10 @@ def value(key: str) -> str:
 
     A claim (`wanda-hides`) with nothing for its estimate, or `interval`, `low`, `high`, `n`, `verdict`, `rates`; or
     the mean of a column of published rows (`03/condition descriptor rate where condition=Wanda, …`), or another of
-    min, max, median, sum, count before it; or `03 minutes`, `03 machine`; `claims` or
-    `claims undecided`, how many have a verdict, or this one; or one of `NAMED`. `first ` before any of
-    them asks the first pair; ` as %` or ` as .3f` after it is the format. Raises ValueError, saying what there is, for
-    what nobody can answer.
+    min, max, median, sum, count before it; or `03 minutes`, `03 machine`; `claims` or `claims undecided`, how many have
+    a verdict, or this one (`claims committed`, `claims later`: by when); or one of `NAMED`. `first ` before any of them
+    asks the first pair; ` as %` or ` as .3f` after it is the format. Raises ValueError, saying what there is, for what
+    nobody can answer.
     """
     asked, _, form = key.partition(" as ")
     world = FIRST if asked.startswith("first ") else "reef"
@@ -64,8 +64,10 @@ def value(key: str) -> str:
     if name in [*CLAIMS]:
         return of_claim(verdict_of(name, world), field or "estimate", form)
     if found := re.fullmatch(r"claims(?: (.+))?", asked):
-        known = [said for key in CLAIMS if (said := verdict_of(key, world))]
-        return f"{sum(found[1] in (None, said['verdict']) for said in known)}"
+        known = {key: said["verdict"] for key in CLAIMS if (said := verdict_of(key, world))}
+        when = {"committed": False, "later": True}.get(found[1])
+        counted = [said for key, said in known.items() if when in (None, claim(key).later is not None)]
+        return f"{len(counted) if when is not None else sum(found[1] in (None, said) for said in counted)}"
     if asked in [*NAMED]:
         chapter, of = NAMED[asked]
         return shown(of(run), form or ".0f") if (run := runs(world).get(chapter)) else NOT_YET
