@@ -6,15 +6,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from transformers import CLIPTokenizer
 
-from dori_lite import assets, dori, models
-from dori_lite.book import publish
+from dori_lite import assets, dori, models, spread
+from dori_lite.book import profiles, publish
 from dori_lite.figures import style
 from dori_lite.reef import canaries, networks, plan
 
 FOLDER = Path(__file__).parents[1] / "book" / "diagrams"
-NAMES = ("attack", "nemo", "pipeline", "twins", "unet")
+NAMES = ("attack", "nemo", "pipeline", "routes", "spread", "twins", "unet")
 SVG = "{http://www.w3.org/2000/svg}"
 SMALLEST = 13  # px where the page shows a diagram 760 px wide
 BOXES = {"data", "net", "blue", "amber", "seen", "unseen"}
@@ -225,6 +226,69 @@ def test_the_attack_is_the_packages():
     assert f"{dori.BATCH} noises" in said("attack") and f"{dori.STEPS} steps of Adam" in said("attack")
 
 
+def by_id(name, which):
+    return next(element for element in drawing(name).iter() if element.get("id") == which)
+
+
+def points(element, kind=None) -> torch.Tensor:
+    """The middles of its circles as embeddings [N, 1, 2]: all of them, or those of a class."""
+    circles = [c for c in element.iter(f"{SVG}circle") if kind in (None, c.get("class"))]
+    return torch.tensor([[[float(c.get("cx")), float(c.get("cy"))]] for c in circles])
+
+
+def lines(element) -> torch.Tensor:
+    """Its straight paths, "Mx y Lx y", as pairs of ends [N, 2, 2]."""
+    ends = [re.fullmatch(r"M(\S+) (\S+) L(\S+) (\S+)", path.get("d")).groups() for path in element.iter(f"{SVG}path")]
+    return torch.tensor([[*map(float, numbers)] for numbers in ends]).view(-1, 2, 2)
+
+
+def test_the_spread_has_the_counts_of_the_chapter():
+    standard, unet = profiles.load("standard"), networks.new_unet()
+    tokenizer = CLIPTokenizer.from_pretrained(assets.data_folder() / "reef" / "parent" / "tokenizer")
+    numbers = [f"{tokenizer.model_max_length * unet.config.cross_attention_dim:,} numbers"]
+    numbers += [f"{standard.triggers} random starts", f"{standard.attack_steps} attack steps"]
+    cardinals, ordinals = "one two three four five six".split(), "first second third fourth fifth sixth".split()
+    numbers += [f"mean of {cardinals[standard.triggers - 2]} displacements"]
+    numbers += [f"{ordinals[standard.triggers - 1]} start"]
+    for text in (said("spread"), words(drawing("spread").find(f"{SVG}desc"))):
+        assert [number for number in numbers if number not in text] == []
+
+
+def test_the_spread_has_the_same_starts_in_both_models_and_arrows_as_long():
+    starts, count = points(by_id("spread", "starts"), "hollow"), profiles.load("standard").triggers
+    found = [points(by_id("spread", "saw"), "blue"), points(by_id("spread", "never"), "amber")]
+    assert len(starts) == len(found[0]) == len(found[1]) == count
+    for which, ends in zip(("saw", "never"), found, strict=True):
+        group = by_id("spread", which)
+        assert [use.get("href") for use in group.iter(f"{SVG}use")] == ["#starts"]
+        assert spread.nearest(ends, starts).tolist() == [*range(count)]
+        arrows, radius = lines(group), float(group.find(f"{SVG}circle").get("r"))
+        for place, reached in ((starts, arrows[:, 0]), (ends, arrows[:, 1])):
+            assert ((reached - place[:, 0]).norm(dim=1) - radius - 1).abs().max() < 0.2
+    moved = torch.cat([ends - starts for ends in found]).norm(dim=2)
+    assert moved.max() - moved.min() < 0.2 and spread.distances(starts).fill_diagonal_(1e9).min() > 1.5 * moved.max()
+
+
+def test_the_spread_splits_moves_and_transplants_their_mean():
+    moves, own, common = (lines(by_id("spread", which)) for which in ("moves", "own", "common"))
+    assert len(moves) == len(own) == 2 and len(common) == 1
+    for here, there in ((moves[:, 0], common[:, 0]), (moves[:, 1], own[:, 1]), (own[:, 0], common[:, 1])):
+        assert (here == there).all()
+    vectors, shared = moves.diff(dim=1), common.diff(dim=1)
+    assert (own.diff(dim=1) * shared).sum(2).eq(0).all()  # at right angles
+    assert torch.equal(vectors.mean(0, keepdim=True), shared)
+    sixth, reached = (points(by_id("spread", which)) for which in ("sixth", "transplant"))
+    assert torch.allclose(reached - sixth, spread.common(vectors)[None], atol=0.2)
+
+
+def test_the_spreads_midpoint_is_stretched_as_the_package_does():
+    names = ("zero", "one", "other", "straight", "midpoint")
+    zero, one, other, straight, midpoint = (points(by_id("spread", which))[0] for which in names)
+    assert torch.allclose((one + other) / 2, straight, atol=0.2)
+    assert torch.allclose(spread.between(one - zero, other - zero), midpoint - zero, atol=0.2)
+    assert (straight - zero).norm() < 0.8 * (midpoint - zero).norm()  # inside
+
+
 def test_nemos_example_is_what_was_published():
     rows = publish.published("03_where_does_a_memory_live", world="reef").rows("condition")
     [row] = rows[(rows["condition"] == "NeMo") & (rows["target"] == "gilda")].to_dict("records")
@@ -241,3 +305,31 @@ def test_nemos_example_is_what_was_published():
     left, back = (int(re.search(what, text).group(1)) for what in (r"(\d+) neurons left", r"\n(\d+) given back"))
     assert layers == 5 and "in five layers" in text and back == left - row["neurons"]
     assert row["floor"] and "the floor" in text and row["descriptor rate"] == 1 and "still gives the picture" in text
+
+
+def test_the_routes_repeat_distances_and_set_a_stranger_as_far():
+    for kind in ("near", "far"):
+        before, after = (
+            points(by_id("routes", which), f"{colour} {kind}").diff(dim=0).norm()
+            for which in ("given", "made")
+            for colour in ["blue" if kind == "near" else "amber"]
+        )
+        assert after / before == 1.5
+    one, following, stranger = (points(by_id("routes", which))[0] for which in ("one", "next", "stranger"))
+    assert torch.allclose((following - one).norm(), (stranger - one).norm(), atol=0.2)
+    assert (following - stranger).norm() > 1.2 * (following - one).norm()
+
+
+def test_the_routes_of_triggers_meet_and_others_do_not():
+    def apart(which):
+        ends = [
+            [tuple(map(float, place.split())) for place in path.get("d")[1:].split(" L")]
+            for path in by_id("routes", which).iter(f"{SVG}path")
+        ]
+        return [abs(a[1] - b[1]) for a, b in zip(*ends, strict=True)]
+
+    met, others = apart("triggers"), apart("non-triggers")
+    assert met[-1] < 0.1 * met[2] and others[-1] > others[2]
+    assert abs(met[2] / others[2] - 1) < 0.25  # alike in the mid block
+    columns = [float(rect.get("x")) for rect in drawing("routes").iter(f"{SVG}rect") if rect.get("class") == "net"]
+    assert len(columns) == 5  # one layer, and the four stations of the way

@@ -40,6 +40,8 @@ WANDA = ROWS[ROWS["condition"] == "Wanda"]
         ("99 minutes", "not yet run"),
         ("claims", f"{len(SAID)}"),
         ("claims holds here", f"{SAID.count('holds here')}"),
+        ("claims committed", "26"),
+        ("claims later", f"{len(SAID) - 26}"),
         ("claims nonsense", "0"),
         ("half-memory", f"{half_memory(published('02_how_it_remembers')):.0f}"),
     ],

@@ -57,7 +57,7 @@ def value(key: str) -> str:
     asks the first pair; ` as %` or ` as .3f` after it is the format. Raises ValueError, saying what there is, for what
     nobody can answer.
     """
-    asked, _, form = key.partition(" as ")
+    asked, form = re.fullmatch(r"(?s)(.*?)(?: as (%|\.\d+f))?", key).groups(default="")
     world = FIRST if asked.startswith("first ") else "reef"
     asked = asked.removeprefix("first ")
     name, _, field = asked.partition(" ")
