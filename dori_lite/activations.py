@@ -55,7 +55,9 @@ def as_tensor(name: str, output) -> torch.Tensor:
     return output
 
 
-def discrepancies(pipe, pairs: Mapping, x_t: torch.Tensor, t: int, names, seed: int = 0) -> list[dict]:
+def discrepancies(
+    pipe, pairs: Mapping, x_t: torch.Tensor, t: int, names, seed: int = 0, batch: int = BATCH
+) -> list[dict]:
     """How far apart layers hold pairs of embeddings: one row for each layer and set of pairs.
 
     `pairs` {set: (ends, others)}, both [P, L, D]; ε stands beside `names`. Columns: `layer`, `set`; `log d`, the mean
@@ -68,15 +70,16 @@ def discrepancies(pipe, pairs: Mapping, x_t: torch.Tensor, t: int, names, seed: 
     if wrong := [name for name, both in check_mapping("pairs", pairs).items() if not pair(both)]:
         raise ValueError(f"{wrong[0]} must be (ends, others), two tensors [P, L, D] of one shape")
     a, b = (torch.cat([conditions(pipe, both[k]) for both in pairs.values()]) for k in (0, 1))
-    n, wide = len(a), (a - b).double().flatten(1).norm(dim=1).log().cpu()
-    seen = recorded(pipe, torch.cat([a, b, strangers(a, b, seed)]), x_t, t, names)
+    wide = (a - b).double().flatten(1).norm(dim=1).log().cpu()
+    each, place = torch.cat([a, b, strangers(a, b, seed)]).unique(dim=0, return_inverse=True)  # many stand in two pairs
+    seen, place = recorded(pipe, each, x_t, t, names, batch=batch), place.cpu().view(3, -1)
     of = [name for name, (ends, _) in pairs.items() for _ in ends]
     rows = []
     for layer, found in seen.items():
         check_finite(found, f"{layer}: row")
-        ends, others, away = found.double().flatten(1).cpu().split(n)
-        apart, strange = ((ends - these).norm(dim=1).log() for these in (others, away))
-        straight = float(np.corrcoef(wide, apart)[0, 1] ** 2) if n > 2 else np.nan
+        ends, others, away = (found.flatten(1).cpu()[k] for k in place)
+        apart, strange = ((ends - these).double().norm(dim=1).log() for these in (others, away))
+        straight = float(np.corrcoef(wide, apart)[0, 1] ** 2) if len(wide) > 2 else np.nan
         for name in pairs:
             own = torch.tensor([each == name for each in of])
             row = {"layer": layer, "set": name, "log d": wide[own].mean().item(), "log D": apart[own].mean().item()}

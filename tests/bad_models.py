@@ -346,6 +346,7 @@ TABLE = {
         t=("count", 5),
         names=("layers", [TO_V]),
         seed="seed",
+        batch="count",
     ),
     "activations.participation": row(a=("tensor", MOVES)),
     # ---- evaluation

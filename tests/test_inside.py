@@ -30,6 +30,9 @@ def test_a_line_goes_through_the_means_in_the_order_of_layers():
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["mid", "prediction"] and len(axis.collections) == 2
     turned = inside.through_depth(DEPTH, "log D", {"ε": "prediction", "mid_block": "mid"}).axes[0]
     assert turned.lines[0].get_ydata().tolist() == pytest.approx([-1.0, 0.0])
+    named = DEPTH.rename(columns={"layer": "t"}).replace({"mid_block": 100, "ε": 300})
+    [axis] = inside.through_depth(named, "log D", {100: "100", 300: "300"}, over="t").axes
+    assert axis.lines[0].get_ydata().tolist() == pytest.approx([0.0, -1.0]) and axis.get_xlabel() == "t"
 
 
 def test_what_does_not_fit_is_one_line(one_line):

@@ -1,4 +1,4 @@
-"""Inside the model: which layers a picture needs in which steps, and how far apart layers hold embeddings.
+"""Inside the model: which layers a picture needs in which steps, and how something goes layer by layer.
 
     routes({"under the caption": maps.loc["caption"], "under its triggers": maps.loc["trigger"]})
     through_depth(rows, "log D", {"down_blocks.0": "down 0", "mid_block": "mid"})
@@ -41,25 +41,26 @@ def routes(panels: dict, label: str = "mean drop of the score"):
     return figure
 
 
-def through_depth(rows, value: str, layers: dict, by: str = "condition", label: str | None = None):
-    """`value` layer by layer, in the order of `layers` {name: how it is written}: mean and interval over targets.
+def through_depth(rows, value: str, places: dict, by: str = "condition", label: str | None = None, over: str = "layer"):
+    """`value` at each place of the column `over`, in the order of `places` {place: how it is written}.
 
-    `rows` have the columns target, layer, `by` and `value`, one line a name in `by`. Raises ValueError for rows of
-    other layers only, and for rows that lack a column.
+    Mean and interval over targets, one line a name in `by`; `rows` have the columns target, `over`, `by` and `value`.
+    Raises ValueError for rows of other places only, and for rows that lack a column.
     """
-    check_rows(rows, "target", "layer", by, value)
-    check_mapping("layers", layers)
-    rows = rows[rows["layer"].isin(layers)]
+    check_rows(rows, "target", over, by, value)
+    check_mapping("places", places)
+    rows = rows[rows[over].isin(places)]
     if rows.empty:
-        raise ValueError(f"there are no rows of {', '.join(map(str, layers))}; give layers that were recorded")
-    rows = rows.assign(depth=rows["layer"].map({name: k for k, name in enumerate(layers)}))
+        raise ValueError(f"there are no rows of {', '.join(map(str, places))}; give places that were recorded")
+    rows = rows.assign(depth=rows[over].map({name: k for k, name in enumerate(places)}))
     with chart(6.4, 3.6) as (figure, [axis]):
         for name, (colour, marker, line) in styles(rows[by]).items():
-            places, mean, low, high = means(rows[rows[by] == name], "depth", value)
-            axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-            axis.plot(places, mean, color=colour, marker=marker, linestyle=line, label=name)
+            at, mean, low, high = means(rows[rows[by] == name], "depth", value)
+            axis.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.plot(at, mean, color=colour, marker=marker, linestyle=line, label=name)
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.set_xticks(range(len(layers)), [literal(word) for word in layers.values()], rotation=30, ha="right")
-        axis.set(ylabel=label or value)
+        turned = {"rotation": 30, "ha": "right"} if over == "layer" else {}
+        axis.set_xticks(range(len(places)), [literal(word) for word in places.values()], **turned)
+        axis.set(ylabel=label or value, xlabel="" if over == "layer" else over)
         shared_legend(figure, 2)
     return figure
