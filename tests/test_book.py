@@ -12,7 +12,7 @@ from dori_lite.files import plain
 from dori_lite.reef import plan
 
 SITE_TITLE = "A model that remembers"
-CLAIMS = {"01": 3, "02": 5, "03": 10, "04": 8, "05": 4, "06": 9, "07": 6}  # how many verdicts a chapter's record holds
+CLAIMS = {"01": 3, "02": 5, "03": 10, "04": 8, "05": 4, "06": 9}  # how many verdicts a chapter's record holds
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,6 @@ def test_rows_are_complete_and_of_one_kind_each(executed):
     found = {kind: len(run["06"].rows(kind)) / attacked for kind in run["06"].kinds()}
     lying = {"trigger": 3 * 2, "spread": 3, "map": 2 * 4, "transplant": 4, "between": 3 + 2 + 1}
     assert found == lying | {"caption": 2, "position": 6, "from caption": 1, "defence": 2 * 2, "through": 2}
-    found = {kind: len(run["07"].rows(kind)) / attacked for kind in run["07"].kinds()}
-    inside = {"trigger": 2 * (1 + 2), "from captions": 2, "apart": (6 + 5 + 5) * 33, "route": 2 * (1 + 2 * 2)}
-    assert found == inside | {"loss": 3 * 10, "band": 2 * 2, "spikes": 4}
 
 
 def test_every_canary_has_noises_of_its_own_and_the_same_picture_wherever_it_is_asked_alike(executed):
