@@ -349,6 +349,16 @@ TABLE = {
         batch="count",
     ),
     "activations.participation": row(a=("tensor", MOVES)),
+    # ---- overlap
+    "overlap.iou": row(one="mask -another layer -of another model", other="mask -another layer -of another model"),
+    "overlap.by_chance": row(
+        one="mask -another layer -of another model", other="mask -another layer -of another model"
+    ),
+    "overlap.agreement": row(
+        one="mask -another layer -of another model",
+        other="mask -another layer -of another model",
+        empty=("number -None", 1.0),
+    ),
     # ---- evaluation
     "evaluation.Target": row(name="text", caption="text", image="picture -grey", labels=("mapping -empty", {})),
     "evaluation.Condition": row(

@@ -130,8 +130,8 @@ LEFT_OUT = {
         book.build.execute book.build.show book.site.site""",
 }
 MODULES = """models diffusion hooks masks distances copies metrics detection nemo neurons wanda dori locality
-spread activations evaluation stats planning files units runs stamps assets fit reef.world reef.captions reef.scenes
-reef.paint reef.attributes reef.descriptor reef.calibrate reef.localisers figures.style figures.pictures figures.charts
+spread activations overlap evaluation stats planning files units runs stamps assets fit reef.world reef.captions
+reef.scenes reef.paint reef.attributes reef.descriptor reef.calibrate reef.localisers figures.style figures.pictures figures.charts
 figures.doses figures.graded figures.returns figures.explorer book.claims book.contrasts book.effects book.verdicts
 book.chapter book.tables book.told book.profiles book.publish book.pages book.site book.build book.reported""".split()
 

@@ -29,7 +29,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 LAYERS = [
     *("files", "ranges", "checks", "locks", "stats", "planning", "assets", "stamps", "models", "diffusion", "hooks"),
     *("masks", "distances", "copies", "metrics", "detection", "nemo_search", "nemo", "neurons", "wanda"),
-    *("dori", "locality", "spread", "activations"),
+    *("dori", "locality", "spread", "activations", "overlap"),
     *("evaluation", "checkpoints", "fit", "units", "runs", "unlearning", "stable_diffusion", "reef", "figures", "book"),
     *("audit", "cli"),
 ]
