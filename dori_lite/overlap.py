@@ -40,7 +40,7 @@ def by_chance(one: WeightMask, other: WeightMask) -> dict[str, float]:
 def agreement(one: WeightMask, other: WeightMask, empty: float | None = None) -> dict[str, float]:
     """Means over layers: `iou`, `chance`, `excess` (their difference), and `empty`, the share of layers that are.
 
-    A layer in which both sets are empty is left out, or counts as the IoU `empty`, by chance as well (the paper's is 1).
+    A layer in which both sets are empty is left out, or counts as the IoU `empty`, by chance as well (the paper's: 1).
     NaN where none is left. Raises ValueError for an `empty` outside [0, 1], and as `iou` does.
     """
     empty = None if empty is None else check_number("empty", empty, 0, 1)

@@ -129,11 +129,12 @@ LEFT_OUT = {
         book.chapter.conclude book.chapter.verdicts book.chapter.verdict_table book.tables.reported_and_ours
         book.build.execute book.build.show book.site.site""",
 }
-MODULES = """models diffusion hooks masks distances copies metrics detection nemo neurons wanda dori locality
-spread activations overlap evaluation stats planning files units runs stamps assets fit reef.world reef.captions
-reef.scenes reef.paint reef.attributes reef.descriptor reef.calibrate reef.localisers figures.style figures.pictures figures.charts
-figures.doses figures.graded figures.returns figures.explorer book.claims book.contrasts book.effects book.verdicts
-book.chapter book.tables book.told book.profiles book.publish book.pages book.site book.build book.reported""".split()
+MODULES = """models diffusion hooks masks distances copies metrics detection nemo neurons wanda dori locality spread
+activations overlap evaluation stats planning files units runs stamps assets fit reef.world reef.captions
+reef.scenes reef.paint reef.attributes reef.descriptor reef.calibrate reef.localisers figures.style
+figures.pictures figures.charts figures.doses figures.graded figures.returns figures.explorer book.claims
+book.contrasts book.effects book.verdicts book.chapter book.tables book.told book.profiles book.publish
+book.pages book.site book.build book.reported""".split()
 
 
 TABLE = bad_models.TABLE | bad_rows.TABLE
