@@ -69,7 +69,7 @@ def test_rows_are_complete_and_of_one_kind_each(executed):
     assert found == {"subspace": 5 * attacked, "window": 8 * attacked, "joint": 4 * attacked}
     found = {kind: len(run["06"].rows(kind)) / attacked for kind in run["06"].kinds()}
     lying = {"trigger": 3 * 2, "spread": 3, "map": 2 * 4, "transplant": 4, "between": 3 + 2 + 1}
-    assert found == lying | {"caption": 2, "position": 6, "from caption": 1, "defence": 2 * 2, "through": 2}
+    assert found == lying | {"caption": 2, "position": 6, "from caption": 1 / 2, "defence": 2, "through": 1}
 
 
 def test_every_canary_has_noises_of_its_own_and_the_same_picture_wherever_it_is_asked_alike(executed):
