@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .checks import check_count, check_finite, check_pipe
+from .checks import check_count, check_finite
 from .diffusion import BATCH
 from .hooks import trace
 from .models import check_latents, conditions
@@ -66,22 +66,20 @@ def discrepancies(
     a straight line on ln d explains (NaN for fewer than three). Raises ValueError for sets of unlike shapes, for a pair
     that does not differ, and as `recorded` does.
     """
-    check_pipe(pipe)
     if wrong := [name for name, both in check_mapping("pairs", pairs).items() if not pair(both)]:
         raise ValueError(f"{wrong[0]} must be (ends, others), two tensors [P, L, D] of one shape")
     a, b = (torch.cat([conditions(pipe, both[k]) for both in pairs.values()]) for k in (0, 1))
     wide = (a - b).double().flatten(1).norm(dim=1).log().cpu()
     each, place = torch.cat([a, b, strangers(a, b, seed)]).unique(dim=0, return_inverse=True)  # many stand in two pairs
     seen, place = recorded(pipe, each, x_t, t, names, batch=batch), place.cpu().view(3, -1)
-    of = [name for name, (ends, _) in pairs.items() for _ in ends]
+    members = dict(zip(pairs, torch.arange(len(a)).split([len(ends) for ends, _ in pairs.values()]), strict=True))
     rows = []
     for layer, found in seen.items():
         check_finite(found, f"{layer}: row")
         ends, others, away = (found.flatten(1).cpu()[k] for k in place)
         apart, strange = ((ends - these).double().norm(dim=1).log() for these in (others, away))
         straight = float(np.corrcoef(wide, apart)[0, 1] ** 2) if len(wide) > 2 else np.nan
-        for name in pairs:
-            own = torch.tensor([each == name for each in of])
+        for name, own in members.items():
             row = {"layer": layer, "set": name, "log d": wide[own].mean().item(), "log D": apart[own].mean().item()}
             rows.append(row | {"excess": (apart - strange)[own].mean().item(), "R2": straight})
     return rows
