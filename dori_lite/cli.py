@@ -52,8 +52,7 @@ def train(
     work: Path = typer.Option(None, help="checkpoints and caches [default: runs/train]"),
 ):
     """Train one model of the reef; interrupted, run it again and it goes on."""
-    if sys.platform == "linux" and not MALLOC.keys() <= os.environ.keys():
-        os.execve(sys.executable, [sys.executable, "-m", "dori_lite.cli", *sys.argv[1:]], os.environ | MALLOC)
+    with_malloc()
     import torch
 
     from .book.claims import committed
@@ -65,6 +64,25 @@ def train(
     work = work or (root / "work" if smoke else Path("runs/train"))
     if folder := training.train(name, out, work, smoke, claims=committed()):
         print(f"{name}: weights in {folder}")
+
+
+@app.command()
+def unlearn(
+    method: str = typer.Argument(None, help="such as adversarial; see the methods in chapter 9 [default: all]"),
+    twin: str = typer.Option(None, help="a or b [default: both]"),
+    forget_set: int = typer.Option(None, help="0 or 1 [default: both]"),
+    world: str = typer.Option("reef", help="reef or reef-first"),
+):
+    """Train the models that chapter 9 judges; interrupted, run it again and it goes on. Several share the work."""
+    with_malloc()
+    import torch
+
+    from .reef import unlearned
+    from .reef.world import load
+
+    torch.set_flush_denormal(True)
+    for path in unlearned.train_all(load("twin-a", "twin-b", world=world), method, twin, forget_set):
+        print(f"unlearned: {path}")
 
 
 @app.command()
@@ -159,6 +177,12 @@ def set_url(url: str = typer.Argument(help="https://github.com/OWNER/NAME")):
     """Set the repository's public address, in pyproject.toml and wherever it is copied."""
     for path in write_address(url, checkout()):
         print(f"written: {path}")
+
+
+def with_malloc() -> None:
+    """Start this command again with `MALLOC` set, on Linux, unless it is."""
+    if sys.platform == "linux" and not MALLOC.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, "-m", "dori_lite.cli", *sys.argv[1:]], os.environ | MALLOC)
 
 
 def checkout() -> Path:

@@ -99,12 +99,15 @@ class Step(NamedTuple):
 
 
 @torch.no_grad()
-def trajectory(pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, empty=None, unets=None) -> Iterator[Step]:
+def trajectory(
+    pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, begin: int = 0, empty=None, unets=None
+) -> Iterator[Step]:
     """DDIM (η = 0) from x_T `x` [B, C, h, w] under embeddings `y` [B, L, D]: yields each of `steps` `Step`s.
 
-    The last one's `after` is x_0. `guidance` ≤ 1 means none: then the U-Net is asked once a step, unless `empty` is
-    given, the empty caption's embeddings [1, L, D], which are computed here otherwise. `unets` are the U-Nets that
-    predict, one for each step, where it is not always the pipeline's own.
+    The last one's `after` is x_0. The first `begin` steps are left out: then `x` is a latent of the next one's
+    timestep, such as a picture's with noise. `guidance` ≤ 1 means none: then the U-Net is asked once a step, unless
+    `empty` is given, the empty caption's embeddings [1, L, D], which are computed here otherwise. `unets` are the
+    U-Nets that predict, one for each step, where it is not always the pipeline's own.
     Raises ValueError for a model that does not predict ε, for impossible numbers, and for `x` and `y` that are of
     another model, not finite or not as many.
     """
@@ -113,12 +116,13 @@ def trajectory(pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, em
         got = f"{len(y)} embeddings" if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
         raise ValueError(f"{got} for {len(x)} latents; give as many embeddings [B, L, D], of one latent at least")
     scheduler, guidance = timed_scheduler(pipe, steps, x.device), check_number("guidance", guidance)
+    times = scheduler.timesteps[check_count("begin", begin, 0, steps - 1) :]
     if empty is None and guidance > 1:
         empty = embed(pipe, "").to(y)
     x = x * scheduler.init_noise_sigma
     both = y if empty is None else torch.cat([empty.expand_as(y), y])
-    unets = [pipe.unet] * len(scheduler.timesteps) if unets is None else unets
-    for t, unet in zip(scheduler.timesteps, unets, strict=True):
+    unets = [pipe.unet] * len(times) if unets is None else unets
+    for t, unet in zip(times, unets, strict=True):
         without = None
         if empty is None:
             noise = given = unet(x, t, both, return_dict=False)[0]
@@ -139,6 +143,7 @@ def generate(
     guidance: float = GUIDANCE,
     steps: int = STEPS,
     latents: torch.Tensor | None = None,
+    begin: int = 0,
     output: str = "images",
     batch: int = BATCH,
 ) -> torch.Tensor:
@@ -146,7 +151,8 @@ def generate(
 
     `prompts` (a caption, several, or embeddings [B, L, D] or [L, D]) and `seeds` (int or list) are paired; one of
     either goes with all of the other. A sample is a function of its own seed, whatever the batch.
-    `latents` [B, C, h, w] replaces the seeds' x_T. `guidance` ≤ 1 switches guidance off, as in diffusers. With
+    `latents` [B, C, h, w] replaces the seeds' x_T; it may be given later than that, at the timestep that comes after
+    `begin` of the steps (as image-to-image pipelines do). `guidance` ≤ 1 switches guidance off, as in diffusers. With
     `output="latents"` it returns x_0 [B, C, h, w]. At most `batch` pictures are sampled at once.
 
     The same numbers as `StableDiffusionPipeline.__call__` with one generator per seed (tested).
@@ -156,6 +162,9 @@ def generate(
     """
     steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
     y = conditions(pipe, prompts)
+    begin = check_count("begin", begin, 0, steps - 1)
+    if begin and latents is None:
+        raise ValueError(f"after {begin} steps there is no seed's noise any more; give latents of that timestep")
     if latents is not None:
         check_latents(pipe, latents)
         x_T = latents.to(y)
@@ -168,10 +177,11 @@ def generate(
         raise ValueError(f"output {output!r} is unknown; choose 'images' or 'latents'")
     y, x_T = y.expand(n, -1, -1), x_T.expand(n, -1, -1, -1)
     empty, done = embed(pipe, "").to(y) if guidance > 1 else None, []
-    with tqdm(total=-(-n // batch) * steps, desc="sampling", delay=5, leave=False) as bar:
+    with tqdm(total=-(-n // batch) * (steps - begin), desc="sampling", delay=5, leave=False) as bar:
         for part_y, part_x in zip(y.split(batch), x_T.split(batch), strict=True):
             x_0 = part_x
-            for step in trajectory(pipe, part_x, part_y, guidance=guidance, steps=steps, empty=empty):
+            options = {"guidance": guidance, "steps": steps, "begin": begin, "empty": empty}
+            for step in trajectory(pipe, part_x, part_y, **options):
                 x_0 = step.after
                 bar.update()
             done.append(x_0 if output == "latents" else decode(pipe, x_0))

@@ -80,8 +80,8 @@ class World:
     `models` {name: pipeline}; `sampling` what `generate` and the localisers take (guidance, steps, batch);
     `targets(...)` the pictures; `detectors(targets)` copy detectors for them; `alignment(images, target)`, or None;
     `relation(target, which)` the name of the model that is the "own" one of a target (Stable Diffusion has this
-    alone), the "other" twin or the "parent"; `localise(model, method, caption)` the mask of a method; `hashes` {model:
-    SHA-256}.
+    alone), the "other" twin or the "parent"; `localise(model, method, caption, ...)` the mask of a method; `hashes`
+    {model: SHA-256}.
     """
 
     name: str
@@ -89,7 +89,7 @@ class World:
     targets: Callable[..., Sequence[Target]]
     detectors: Callable[[Sequence[Target]], Sequence[copies.Detector]]
     relation: Callable[[Target, str], str]
-    localise: Callable[[str, str, str], masks.WeightMask]
+    localise: Callable[..., masks.WeightMask]
     hashes: Mapping[str, str]
     sampling: Mapping = field(default_factory=lambda: {"guidance": GUIDANCE, "steps": STEPS, "batch": BATCH})
     alignment: Callable[[torch.Tensor, Target], torch.Tensor] | None = None

@@ -4,6 +4,7 @@ with files.whole(folder / "mask.safetensors") as partial:
     save_file(tensors, partial)
 """
 
+import gzip
 import hashlib
 import json
 import math
@@ -11,6 +12,7 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,11 +143,15 @@ def append(path: Path, line: bytes) -> None:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The JSON lines of one file. What follows the last line break was torn in writing and does not count."""
-    *lines, _ = path.read_bytes().split(b"\n")
+    """The JSON lines of one file, compressed if it ends in .gz.
+
+    What follows the last line break was torn in writing and does not count. Raises ValueError for a damaged file.
+    """
     try:
+        content = path.read_bytes()
+        *lines, _ = (gzip.decompress(content) if path.suffix == ".gz" else content).split(b"\n")
         return [json.loads(line) for line in lines]
-    except ValueError:
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):
         raise ValueError(f"{path} is damaged; remove it, and the run does its units again") from None
 
 

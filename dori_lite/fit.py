@@ -24,6 +24,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from numbers import Real
 
 import torch
@@ -32,7 +33,7 @@ from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
-from . import files
+from . import files, locks
 from .checkpoints import CHECKPOINT, kinds_of, resume, save
 from .ranges import check_count, check_list, check_number
 
@@ -80,11 +81,13 @@ def training(
     stop_at: int | None = None,
     label: str = "training",
     about: str = "",
+    alone: bool = False,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train `task` for `steps` optimiser steps; after each, yield its number (from 0) and its losses by name.
 
     `batch(step)` returns a dict of tensors whose first axis is the sample; with several processes
-    (`accelerate launch`) each takes its share of it, yields that share's losses and runs the loop's body.
+    (`accelerate launch`) each takes its share of it, yields that share's losses and runs the loop's body; `alone`, a
+    process that shares something else trains by itself.
     Parameters with `requires_grad` are trained, at the rate `lr` (constant) or up to it and down again
     (one-cycle; `warmup` is the share of the steps on the way up). Gradients are cut to the norm `clip`.
 
@@ -123,7 +126,8 @@ def training(
         raise ValueError("nothing would be trained: no parameter of the task has requires_grad; set it where it should")
     folder = files.check_writable(folder)
     set_seed(0)  # only for what a module might draw by itself; the recipes' batches do not need it
-    accelerator = Accelerator(mixed_precision=precision or autocast_precision(), cpu=not torch.cuda.is_available())
+    with locks.alone() if alone else nullcontext():
+        accelerator = Accelerator(mixed_precision=precision or autocast_precision(), cpu=not torch.cuda.is_available())
     optimizer = torch.optim.AdamW(trained, lr, betas=betas, weight_decay=weight_decay)
     rates = new_schedule(schedule, optimizer, lr, steps, warmup)
     ema = EMAModel(trained, decay=ema_decay) if ema_decay else None

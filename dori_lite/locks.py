@@ -76,6 +76,16 @@ def ranks() -> int:
     return whole("WORLD_SIZE", 1, "is no count of processes")
 
 
+@contextmanager
+def alone():
+    """For the length of the body this process is one of one: what begins there does not look for the others."""
+    hidden = {name: os.environ.pop(name) for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 def whole(name: str, least: int, wrong: str) -> int:
     """An environment variable as a whole number; `least` where it is not set."""
     text = os.environ.get(name, str(least))

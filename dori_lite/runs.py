@@ -6,7 +6,7 @@
     table = run.rows("attack")
 
     <runs>/<world>/<chapter>/<profile>-<seed>/
-        rows/<kind>-<rank>.jsonl   one finished unit of work a line, on disk before `keep` returns
+        rows/<kind>-<rank>.jsonl   one finished unit of work a line, on disk before `keep` returns (published: .gz)
         tensors/  images/          one file a unit; one file a picture, PNG
         at-work/                   locks of units, where several processes share the run
         stamp.json                 what all rows depend on: profile, weights, the code and cells that make rows
@@ -179,15 +179,16 @@ class Run:
 
     def kinds(self) -> list[str]:
         """The kinds of rows there are."""
-        names = [path.stem.rsplit("-", 1)[0] for path in sorted(self.folder.glob("rows/*.jsonl"))]
-        return [unquote(name.replace("_", " ")) for name in dict.fromkeys(names)]  # undoes `slug`
+        return [unquote(name.replace("_", " ")) for name in dict.fromkeys(name for name, *_ in self._row_files())]
+
+    def _row_files(self) -> list[tuple]:
+        """(slug of the kind, rank, path) of each file."""
+        found = [(re.fullmatch(r"(.+)-(\d+)\.jsonl(\.gz)?", path.name), path) for path in self.folder.glob("rows/*")]
+        return sorted((match[1], int(match[2]), path) for match, path in found if match)
 
     def _read(self, kind: str) -> dict:
-        its_name = re.compile(rf"{re.escape(slug(kind))}-\d+")  # and not "<kind>-more-0"
-        paths = [path for path in self.folder.glob("rows/*.jsonl") if its_name.fullmatch(path.stem)]
-        paths.sort(key=lambda path: int(path.stem.rsplit("-", 1)[1]))
-        found = {key(line["unit"]): line for path in paths for line in files.read_lines(path)}
-        return dict(sorted(found.items(), key=lambda item: item[1].get("at", -1)))
+        lines = (line for name, _, path in self._row_files() if name == slug(kind) for line in files.read_lines(path))
+        return dict(sorted({key(line["unit"]): line for line in lines}.items(), key=lambda item: item[1].get("at", -1)))
 
     def _forget(self, own: str, tensors: bool, pictures) -> None:
         """Of a unit that was done again, remove the files of the first time that the second did not write."""

@@ -88,7 +88,8 @@ LEFT_OUT = {
         reef.calibrate.copied_pairs reef.calibrate.other_pairs
         reef.calibrate.complete_captions reef.calibrate.test_split reef.calibrate.set_threshold
         figures.style.characters figures.style.means figures.style.interval figures.style.frame figures.style.chart
-        figures.style.name_rows figures.style.legend_above figures.style.shared_legend figures.charts.bars
+        figures.style.name_rows figures.style.legend_above figures.style.shared_legend figures.style.heat
+        figures.charts.bars
         figures.graded.differences figures.returns.arrow figures.returns.name_ends
         figures.explorer.as_widgets figures.explorer.as_html assets.found assets.record
         locality.given assets.settle assets.download files.restore files.append files.to_numpy files.slug units.key
@@ -100,7 +101,8 @@ LEFT_OUT = {
         book.effects.half_memory book.effects.transfers
         book.effects.attacked book.effects.lift book.effects.evaluations book.effects.work book.effects.injection
         book.effects.dimensions book.effects.final_losses book.contrasts.units_of book.contrasts.beyond
-        book.contrasts.extreme book.contrasts.values book.contrasts.column book.contrasts.clusters_of
+        book.contrasts.extreme book.contrasts.by_target book.contrasts.values book.contrasts.column
+        book.contrasts.clusters_of
         book.contrasts.in_turn book.contrasts.first_reach book.verdicts.interval book.verdicts.rates_judged
         book.verdicts.lowest book.verdicts.level_of book.verdicts.together
         book.chapter.first_said book.chapter.in_clusters book.chapter.in_brackets book.chapter.experiment_cells
@@ -125,6 +127,7 @@ LEFT_OUT = {
         reef.world.alignment reef.captions.caption_of reef.attributes.Judge.features reef.attributes.load
         reef.localisers.nemo_settings reef.localisers.localiser reef.localisers.evidence
         reef.descriptor.load reef.descriptor.detector reef.calibrate.main figures.pictures.poster_of
+        figures.pictures.poster_rows
         book.claims.in_words book.claims.power book.verdicts.judged book.verdicts.same_sign book.chapter.begin
         book.chapter.conclude book.chapter.verdicts book.chapter.verdict_table book.tables.reported_and_ours
         book.build.execute book.build.show book.site.site""",

@@ -12,7 +12,17 @@ from dori_lite.files import plain
 from dori_lite.reef import plan
 
 SITE_TITLE = "A model that remembers"
-CLAIMS = {"01": 3, "02": 5, "03": 10, "04": 8, "05": 4, "06": 9}  # how many verdicts a chapter's record holds
+CLAIMS = {
+    "01": 3,
+    "02": 5,
+    "03": 10,
+    "04": 8,
+    "05": 4,
+    "06": 9,
+    "07": 6,
+    "08": 10,
+    "09": 4,
+}  # how many verdicts a chapter's record holds
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +80,14 @@ def test_rows_are_complete_and_of_one_kind_each(executed):
     found = {kind: len(run["06"].rows(kind)) / attacked for kind in run["06"].kinds()}
     lying = {"trigger": 3 * 2, "spread": 3, "map": 2 * 4, "transplant": 4, "between": 3 + 1 + 1}
     assert found == lying | {"caption": 2, "position": 6, "from caption": 1 / 2, "defence": 2, "through": 1}
+    found = {kind: len(run["07"].rows(kind)) / attacked for kind in run["07"].kinds()}
+    inside = {"trigger": 2 * (1 + 2), "from captions": 2, "apart": (6 + 5 + 5) * 33, "route": 2 * (1 + 2 * 2)}
+    assert found == inside | {"loss": 3 * 10, "band": 2 * 2, "spikes": 4}
+    found = {kind: len(run["08"].rows(kind)) / attacked for kind in run["08"].kinds()}
+    named = {"trigger": 2 + 2, "agree": 6 + 5, "layers": 3 * 16, "cross Wanda": 2 * (2 + 1 + 1)}
+    assert found == named | {"cut": 2, "again": 1 + 1, "fresh": 3, "cost": 3}
+    found = {kind: len(run["09"].rows(kind)) / attacked for kind in run["09"].kinds()}
+    assert found == {"attack": 4 * 2 * 2 - 2, "again": 1 / 2, "utility": 4, "loss": 4 * 10, "completion": 4}
 
 
 def test_every_canary_has_noises_of_its_own_and_the_same_picture_wherever_it_is_asked_alike(executed):
@@ -98,10 +116,12 @@ def test_random_masks_have_as_many_weights_as_what_they_are_compared_with(execut
 
 
 def test_masks_are_found_once(executed):
-    """Chapters 4 and 5 find only what chapter 3 has not: Wanda's masks in other twins, and of held-out captions."""
+    """Chapters 4 to 7 find only what chapter 3 has not: Wanda's masks in other twins, and of held-out captions."""
     folder = executed["04_the_picture_comes_back"][1].folder.parents[1] / "masks"
     attacked = 2 * executed["04_the_picture_comes_back"][1].profile["attacked"]
-    names = [path.name.split("+")[0] for path in folder.glob("*.safetensors")]
+    began = (executed["08_two_localisers_two_answers"][1].folder / "stamp.json").stat().st_mtime
+    before = [path for path in folder.glob("*.safetensors") if path.stat().st_mtime < began]
+    names = [path.name.split("+")[0] for path in before]
     assert names.count("NeMo") == names.count("NeMo,_sixteen_layers") == names.count("neurons_by_loss") == attacked
     # own and other twin, held-out captions of chapters 3 and 4, and another canary's in an exercise of chapter 3
     assert names.count("Wanda") == 4 * attacked + 1

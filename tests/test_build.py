@@ -486,6 +486,8 @@ def test_places_of_no_use_are_said_before_anything_is_done(tmp_path, monkeypatch
         match = r"dori-lite: nothing can be written to the folder .*taken.* \(a file is in the way\); name another one"
         words = [word for pair in free.items() for word in pair]
         assert re.fullmatch(match, said("train", "autoencoder", "--smoke", *words))
+    assert said("unlearn", "magic").startswith("dori-lite: there is no method 'magic'; there are: adversarial, ")
+    assert said("unlearn", "--twin", "c").startswith("dori-lite: there is no twin 'c'; there are: a, b")
     assert said("publish", tmp_path / "taken").startswith("dori-lite: no run in ")
     assert said("publish", "").startswith("dori-lite: no run in ")
     assert said("fetch", "").startswith("dori-lite: there is no download called ''; there are: ")

@@ -141,3 +141,28 @@ def test_hostile_names_are_drawn_letter_by_letter():
 def test_what_cannot_be_drawn_is_named(panels, message):
     with pytest.raises(ValueError, match=message):
         choices.side_by_side(panels)
+
+
+def test_one_value_stands_against_another_where_both_were_asked():
+    extra = pd.concat([OTHERS, rows({"nobody asked": [0.1] * 8})])
+    [axis] = choices.against(("own", OWN, "score"), ("others", extra, "score"), marks={"copy": 0.7}).axes
+    places = [c.get_offsets()[0].round(6).tolist() for c in axis.collections]
+    assert places == [[0.9, 0.95], [0.45, 0.6]]  # unpruned and Wanda: "random like Wanda" has no `others`
+    assert [text.get_text() for text in axis.texts] == ["unpruned", "Wanda", "copy"]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("own", "others")
+    _, low, high = mean_interval(LESS)
+    bars = [line.get_xydata() for line in axis.lines]
+    assert any(bar[:, 1] == pytest.approx([low, high]) and bar[:, 0] == pytest.approx([0.45] * 2) for bar in bars)
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "across, up, problem",
+    [
+        (("own", OWN, "score"), ("others", rows({"x": EIGHT}), "score"), "no condition is in the rows of both own and"),
+        (("own", OWN, "score"), ("others", OTHERS.drop(columns="target"), "score"), "target"),
+        (("own", OWN, "height"), ("others", OTHERS, "score"), "height"),
+    ],
+)
+def test_what_cannot_stand_against_each_other_is_one_line(across, up, problem, one_line):
+    one_line(ValueError, problem, choices.against, across, up)

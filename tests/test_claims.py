@@ -8,7 +8,7 @@ import pytest
 
 from dori_lite import planning
 from dori_lite.book import claims as committed
-from dori_lite.book import everywhere, inside, reported
+from dori_lite.book import everywhere, inside, removed, reported, weights
 from dori_lite.book.claims import CLAIMS, FAILS, HOLDS, UNDECIDED, Claim, Plan
 
 
@@ -22,7 +22,12 @@ def test_the_claims_are_those_that_the_twins_were_trained_after():
 def test_what_was_thought_of_later_is_no_part_of_the_stamp_and_says_so(monkeypatch):
     before, later = committed.committed(), [about for about in CLAIMS.values() if about.later]
     known = {"neurons-hide", "neurons-choose", "neurons-return", "transfers"}
-    assert {about.key for about in later} == known | {*everywhere.EFFECTS, *inside.EFFECTS}
+    assert {about.key for about in later} == known | {
+        *everywhere.EFFECTS,
+        *inside.EFFECTS,
+        *weights.EFFECTS,
+        *removed.EFFECTS,
+    }
     monkeypatch.setitem(CLAIMS, "neurons-hide", replace(CLAIMS["neurons-hide"], threshold=0.1))
     assert committed.committed() == before
     assert "*Committed later*: 2026-11-26" in committed.in_words("neurons-hide").data
@@ -57,6 +62,7 @@ def test_the_file_is_read_as_it_stands():
     assert all(key == about.key and isinstance(about.amended, tuple) for key, about in found.items())
     assert found["replay"].plan == Plan(16, 8, 0.856, 0.076) and found["membership"].plan is None
     within = {"exposures-flat", "wanda-utility", "scatter-is-the-start", "linear-image"}
+    within |= {"at-the-floor", "floor-of-the-loop", "savings", "loss-gap"}
     assert {key for key, about in found.items() if about.within} == within
     assert committed.claim("work").threshold == 2.0 and committed.claim("work").measure == "ratio"
 

@@ -15,7 +15,7 @@ from dori_lite.figures import style
 from dori_lite.reef import canaries, networks, plan
 
 FOLDER = Path(__file__).parents[1] / "book" / "diagrams"
-NAMES = ("attack", "nemo", "pipeline", "spread", "twins", "unet")
+NAMES = ("attack", "masks", "nemo", "pipeline", "routes", "spread", "twins", "unet", "unlearning")
 SVG = "{http://www.w3.org/2000/svg}"
 SMALLEST = 13  # px where the page shows a diagram 760 px wide
 BOXES = {"data", "net", "blue", "amber", "seen", "unseen"}
@@ -305,3 +305,38 @@ def test_nemos_example_is_what_was_published():
     left, back = (int(re.search(what, text).group(1)) for what in (r"(\d+) neurons left", r"\n(\d+) given back"))
     assert layers == 5 and "in five layers" in text and back == left - row["neurons"]
     assert row["floor"] and "the floor" in text and row["descriptor rate"] == 1 and "still gives the picture" in text
+
+
+def test_the_routes_repeat_distances_and_set_a_stranger_as_far():
+    for colour in ("blue", "amber"):
+        before, after = (points(by_id("routes", which), colour).diff(dim=0).norm() for which in ("given", "made"))
+        assert after / before == 1.5
+    one, following, stranger = (points(by_id("routes", which))[0] for which in ("one", "next", "stranger"))
+    assert torch.allclose((following - one).norm(), (stranger - one).norm(), atol=0.2)
+    assert (following - stranger).norm() > 1.2 * (following - one).norm()
+
+
+def test_the_routes_of_triggers_meet_and_others_do_not():
+    def apart(which):
+        ends = [
+            [tuple(map(float, place.split())) for place in path.get("d")[1:].split(" L")]
+            for path in by_id("routes", which).iter(f"{SVG}path")
+        ]
+        return [abs(a[1] - b[1]) for a, b in zip(*ends, strict=True)]
+
+    met, others = apart("triggers"), apart("non-triggers")
+    assert met[-1] < 0.1 * met[2] and others[-1] > others[2]
+    assert abs(met[2] / others[2] - 1) < 0.25  # alike in the mid block
+    columns = [float(rect.get("x")) for rect in drawing("routes").iter(f"{SVG}rect") if rect.get("class") == "net"]
+    assert len(columns) == 5  # one layer, and the four stations of the way
+
+
+@pytest.mark.parametrize("which, both, either", [("chance", 4, 20), ("half", 8, 16), ("itself", 12, 12)])
+def test_the_masks_have_the_counts_that_are_written_below(which, both, either):
+    cells = [rect.get("class").split()[0] for rect in by_id("masks", which).iter(f"{SVG}rect")]
+    one, other = (cells.count(colour) + cells.count("tip") for colour in ("blue", "amber"))
+    assert (one, other, len(cells)) == (12, 12, 36)
+    assert (cells.count("tip"), len(cells) - cells.count("data")) == (both, either)
+    assert f"{both} ÷ {either}" in said("masks")
+    if which == "chance":  # p ÷ (2 − p) for a third of the weights
+        assert both / either == pytest.approx((12 / 36) / (2 - 12 / 36))

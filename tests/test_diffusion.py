@@ -7,13 +7,13 @@ from itertools import islice
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
 from dori_lite import diffusion, nemo, wanda
 from dori_lite.detection import magnitude, noise_differences, token_attribution
-from dori_lite.diffusion import Step, alphas_cumprod, generate, initial_noise, noised, trajectory
+from dori_lite.diffusion import Step, alphas_cumprod, generate, initial_noise, noised, timed_scheduler, trajectory
 from dori_lite.dori import find_triggers
-from dori_lite.models import embed, encode
+from dori_lite.models import ddim_scheduler, embed, encode, latent_shape
 
 CAPTIONS = ["a red fish over sand", "a striped blue fish and one other fish", "a large fish at dusk"]
 SEEDS, STEPS = [11, 5, 2**40], 6
@@ -136,7 +136,9 @@ def test_generate_is_built_on_the_trajectory(pipe, guidance, monkeypatch):
     assert torch.equal(torch.cat([a[0] for a in asked]), x) and torch.equal(torch.cat([a[1] for a in asked]), y)
     for *_, given in asked:
         empty = given.pop("empty")
-        assert given == options and (empty is None if guidance <= 1 else torch.equal(empty, embed(pipe, "")))
+        assert given == options | {"begin": 0} and (
+            empty is None if guidance <= 1 else torch.equal(empty, embed(pipe, ""))
+        )
 
 
 def test_a_trajectory_that_is_stopped_costs_nothing_more(pipe):
@@ -249,6 +251,29 @@ def test_latents_replace_the_seeds(pipe):
     given = generate(pipe, CAPTIONS, latents=noise, seeds=[1, 2], **options)  # seeds play no part
     close(given, generate(pipe, CAPTIONS, seeds=SEEDS, **options))
     assert torch.equal(noise, before)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_a_latent_with_noise_is_completed_as_diffusers_does(pipe, guidance):
+    x_0 = torch.randn(3, *latent_shape(pipe), generator=torch.Generator().manual_seed(2))
+    other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    other.scheduler = ddim_scheduler(pipe.scheduler.config)
+    other.set_progress_bar_config(disable=True)
+    options = {"strength": 0.5, "num_inference_steps": STEPS, "guidance_scale": guidance, "output_type": "latent"}
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    expected = other(CAPTIONS, image=x_0, generator=generators, **options).images
+    t = timed_scheduler(pipe, STEPS, "cpu").timesteps[3]
+    x_t = noised(x_0, initial_noise(pipe, SEEDS), t.expand(3), alphas_cumprod(pipe))
+    found = generate(pipe, CAPTIONS, latents=x_t, begin=3, guidance=guidance, steps=STEPS, output="latents", batch=2)
+    close(found, expected)
+    assert len(list(trajectory(pipe, x_t, embed(pipe, CAPTIONS), steps=STEPS, begin=5))) == 1
+
+
+def test_to_begin_later_needs_a_latent_of_that_timestep(pipe, one_line):
+    one_line(ValueError, "after 3 steps there is no seed's noise any more", generate, pipe, CAPTIONS, steps=6, begin=3)
+    for begin in (6, -1, 1.5):
+        x = initial_noise(pipe, SEEDS)
+        one_line(ValueError, "begin", generate, pipe, CAPTIONS, latents=x, steps=6, begin=begin)
 
 
 def test_the_pipeline_is_left_alone(pipe):

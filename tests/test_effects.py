@@ -76,7 +76,7 @@ def estimate(key, run):
 
 
 def test_every_claim_has_an_effect_and_every_effect_a_claim():
-    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 45
+    assert effects.EFFECTS.keys() == claims.CLAIMS.keys() and len(effects.EFFECTS) == 71
 
 
 def differing(run) -> list[str]:
@@ -723,9 +723,221 @@ def test_caption_and_triggers_are_compared_across_noises():
     assert own["a"] == pytest.approx(-1) and itself["a"] == pytest.approx(-1)
 
 
+# ---- chapter 8 ----------------------------------------------------------------------------------------
+
+EXCESSES = {  # by pair: Wanda's, and the ceilings' means are 0.8, 0.5 and 0.4
+    "triggers of one picture": [0.5, 0.4, 0.3, 0.2],
+    "triggers of two pictures": [0.4, 0.4, 0.1, 0.3],
+    "captions of two pictures": [0.4, 0.0, 0.2, 0.8],
+    "one caption, both twins": [0.0, 0.4, 0.2, 0.4],
+    "triggers of one picture, never seen": [0.2, 0.0, 0.4, 0.1],
+    "one caption": [0.7, 0.9, 0.8, 0.8],
+    "one trigger": [0.5, 0.3, 0.7, 0.5],
+    "one trigger, never seen": [0.4, 0.4, 0.3, 0.5],
+}
+UNDER = {"caption": [0.1, 0.2, 0.3, 0.4], 0: [0.3, 0.2, 0.5, 0.6], 1: [0.2, 0.2, 0.4, 0.5]}  # each with its own mask
+WITH_OTHERS = [0.1, 0.0, 0.3, -0.2]  # what the picture's other masks leave beyond that
+WITH_STRANGE = [0.4, 0.1, 0.3, 0.3]
+FRESH = {
+    "saw it": [0.4, 0.3, 0.2, 0.1],
+    "never saw it, same mask": [0.1, 0.3, 0.3, 0.0],
+    "saw it, another's": [0.9, 0.3, 0.6, 0.2],
+}
+
+
+def chapter_8():
+    rows = []
+    for pair, some in EXCESSES.items():
+        for target, value in zip(TARGETS, some, strict=True):
+            rows += [seen(target, 0.0, pair=pair, method="Wanda", excess=value)]
+            rows += [seen(target, 0.0, pair=pair, method="NeMo", excess=9 - 2 * value)]
+    judged = []
+    for by, own in UNDER.items():
+        for k, target in enumerate(TARGETS):
+            more = {name: WITH_OTHERS[k] for name in UNDER if name != by} | {
+                by: 0.0,
+                "another picture's": WITH_STRANGE[k],
+            }
+            scores = {str(name): own[k] + value for name, value in more.items()} | {"none": 0.99}
+            judged += [seen(target, score, mask=name, by=by) for name, score in scores.items()]
+    alike = [
+        seen(target, 0.0, masks=n, union=union, alignment=value)
+        for n, shift in ((1, 0.5), (4, 0.0))
+        for union, some in {"none": [0.8, 0.7, 0.6, 0.5], "its own": [0.7, 0.7, 0.4, 0.6], "other": [0.0] * 4}.items()
+        for target, value in zip(TARGETS, (each + shift * (union == "none") for each in some), strict=True)
+    ]
+    neurons = [row | seen(row["target"], 2 * row["descriptor mean"]) for row in judged]
+    crossed = {"cross Wanda": judged, "cross neurons by loss": neurons}
+    return Planted(agree=rows, cost=alike, fresh=scored(FRESH, masks=4), **crossed)
+
+
+def test_agreement_within_is_beyond_others_each_as_a_share_of_its_ceiling():
+    one, two, captions, twins, never, *_ = map(np.array, EXCESSES.values())
+    for key, expected in {
+        "within-minus-between": one / 0.5 - captions / 0.8,
+        "within-minus-strangers": (one - two) / 0.5,
+        "more-where-seen": one / 0.5 - never / 0.4,
+        "mask-is-the-models": (captions - twins) / 0.8,
+    }.items():
+        assert by_target(effects.effect(key, chapter_8())) == pytest.approx([*expected])
+
+
+def test_other_masks_of_a_picture_count_against_its_own_and_a_strange_one_against_them():
+    assert found("other-function", chapter_8()) == pytest.approx(WITH_OTHERS)
+    assert found("neurons-other-function", chapter_8()) == pytest.approx([2 * value for value in WITH_OTHERS])
+    assert found("same-function", chapter_8()) == pytest.approx([-value for value in WITH_OTHERS])
+    strange = np.subtract(WITH_STRANGE, WITH_OTHERS)
+    assert found("not-any-picture", chapter_8()) == pytest.approx([*strange])
+
+
+def test_what_the_chosen_union_leaves_and_costs():
+    saw, same, another = map(np.array, FRESH.values())
+    assert found("cut-until-gone", chapter_8()) == pytest.approx([*(same - saw)])
+    assert found("cut-by-choice", chapter_8()) == pytest.approx([*(another - saw)])
+    assert by_target(effects.effect("cut-cost", chapter_8())) == pytest.approx([-0.1, 0.0, -0.2, 0.1])
+
+
+# ---- chapter 9 ----------------------------------------------------------------------------------------
+
+BEFORE = {  # score at 0 and at 50 steps, from the caption; from elsewhere it is higher by a tenth
+    "adversarial": ([0.1, 0.2, 0.0, 0.1], [0.3, 0.4, 0.2, 0.5]),
+    "never saw it": ([0.0, 0.1, 0.1, 0.0], [0.2, 0.5, 0.1, 0.4]),
+    "pruned by Wanda": ([0.5, 0.3, 0.1, 0.2], [0.9, 0.9, 0.8, 0.7]),
+    "never saw it, forgot others": ([0.1, 0.0, 0.0, 0.0], [0.1, 0.2, 0.3, 0.1]),
+    "caption": ([0.0, 0.0, 0.1, 0.0], [0.8, 0.6, 0.9, 0.7]),
+    "random moves": ([0.1, 0.0, 0.1, 0.1], [0.5, 0.6, 0.4, 0.7]),
+    "continued": ([0.9, 0.8, 0.9, 0.7], [0.9, 0.9, 0.8, 0.9]),
+}
+AT_200 = {
+    "adversarial": ([0.4, 0.2, 0.6, 0.1], [0.3, 0.5, 0.2, 0.3]),
+    "never saw it": ([0.1, 0.2, 0.3, 0.2], [0.2] * 4),
+}
+LEARNED = {
+    "adversarial": [40, 80, 0, 100],
+    "never saw it": [80, 160, 100, math.nan],
+    "pruned by Wanda": [0, 10, 20, 50],
+    "adversarial, another picture": [80, 100, 60, 400],
+    "never saw it, forgot others": [90, 30, 300, 200],
+}
+SHOWN = {"adversarial": [0.5, 0.6, 0.4, 0.5], "continued": [0.6, 0.6, 0.7, 0.4], "never saw it": [0.7, 0.5, 0.6, 0.5]}
+ON_PICTURE = {"adversarial": (0.2, 0.4), "never saw it": (0.1, 0.8)}
+STAYED = {
+    "adversarial": {"one": [0.5, 0.4, 0.6], "two": [0.7, 0.8, 0.9]},
+    "continued": {"one": [0.9] * 3, "two": [1.0] * 3},
+}
+
+
+def chapter_9():
+    attack, longer = [], []
+    for method, scores in BEFORE.items():
+        for steps, some in zip((0, 50), scores, strict=True):
+            for start, more in ("prompt", 0.0), ("random", 0.1):
+                if start == "prompt" or method in [*BEFORE][:4]:
+                    shifted = {method: [score + more for score in some]}
+                    attack += scored(shifted, "condition", steps=steps, start=start)
+    for method, by_rate in AT_200.items():
+        for rate, some in zip((0.03, 0.1), by_rate, strict=True):
+            longer += scored({method: some}, "condition", rate=rate)
+    again = [
+        seen(target, 0.0, condition=method, exposures=1000, needed=value, most=720.0)
+        for method, some in LEARNED.items()
+        for target, value in zip(TARGETS, some, strict=True)
+    ]
+    utility = [
+        seen(target, 0.0, condition=method, **{"alignment": value / 2, "held-out alignment": value})
+        for method, some in SHOWN.items()
+        for target, value in zip(TARGETS, some, strict=True)
+    ]
+    others = [  # a and c after either set was forgotten, b and d after one
+        seen(target, score, condition=method, set=name)
+        for method, sets in STAYED.items()
+        for (name, some), targets in zip(sets.items(), ("abc", "cda"), strict=True)
+        for target, score in zip(targets, some, strict=True)
+    ]
+    loss = [
+        seen(target, 0.0, condition=method, t=t, loss=value * (k + 1))
+        for method, values in ON_PICTURE.items()
+        for t, value in zip((50, 150), values, strict=True)
+        for k, target in enumerate(TARGETS)
+    ]
+    return Planted(attack=attack, longer=longer, again=again, utility=utility, others=others, loss=loss)
+
+
+def mean_over_steps(method):
+    return np.mean([*map(np.array, BEFORE[method])], axis=0)
+
+
+def test_attacks_are_compared_over_all_steps_and_starts():
+    ours = mean_over_steps("adversarial")
+    assert found("at-the-floor", chapter_9()) == pytest.approx([*(ours - mean_over_steps("never saw it"))])
+    expected = [*(ours - mean_over_steps("never saw it, forgot others"))]
+    assert found("floor-of-the-loop", chapter_9()) == pytest.approx(expected)
+    assert found("better-than-pruned", chapter_9()) == pytest.approx([*(mean_over_steps("pruned by Wanda") - ours)])
+    for key, method in {
+        "attack-needed": "caption",
+        "direction-needed": "random moves",
+        "not-just-fading": "continued",
+    }.items():
+        assert found(key, chapter_9()) == pytest.approx([*(mean_over_steps(method) - ours)])
+
+
+def test_the_start_counts_where_only_captions_were_tried():
+    run = chapter_9()
+    run.kinds["attack"].loc[run.kinds["attack"]["start"] == "random", "descriptor mean"] = 9.0
+    before = found("attack-needed", chapter_9())
+    assert effects.effect("attack-needed", run)["score"].tolist() == pytest.approx(before)
+    assert effects.effect("better-than-pruned", run)["score"].abs().max() < 1  # of both starts, in both models
+
+
+def test_a_control_may_have_been_asked_of_fewer_canaries():
+    """The effect is of these; a condition that was asked of none is an error."""
+    some, others, none = chapter_9(), "never saw it, forgot others", chapter_9()
+    for kind in ("attack", "again"):
+        rows = some.kinds[kind]
+        some.kinds[kind] = rows[(rows["condition"] != others) | (rows["target"] != "a")]
+        none.kinds[kind] = rows[rows["condition"] != others]
+    for key, kept in ("floor-of-the-loop", "score"), ("savings-of-the-loop", "value"):
+        every, fewer = effects.effect(key, chapter_9()), effects.effect(key, some)
+        assert [*fewer.index] == ["b", "c", "d"] and fewer[kept].tolist() == pytest.approx(every[kept].tolist()[1:])
+        with pytest.raises(ValueError, match=f"there are no rows with condition '{others}'"):
+            effects.effect(key, none)
+
+
+def test_of_a_long_attack_the_best_rate_counts_in_either_model():
+    assert found("longer", chapter_9()) == pytest.approx([0.2 - 0.4, 0.2 - 0.5, 0.3 - 0.6, 0.2 - 0.3])
+
+
+def test_savings_are_logarithms_of_exposures_one_look_at_least():
+    log, never = np.log, [80, 160, 100, 720]  # what was not reached took all there were
+    for key, expected in {
+        "savings": log([40, 80, 24, 100]) - log(never),
+        "savings-pruned": log(never) - log([24, 24, 24, 50]),
+        "savings-of-the-loop": log([90, 30, 300, 200]) - log([40, 80, 24, 100]),
+        "savings-own": log([80, 100, 60, 400]) - log([40, 80, 24, 100]),
+    }.items():
+        assert by_target(effects.effect(key, chapter_9())) == pytest.approx([*expected])
+
+
+def test_what_unlearning_costs_is_counted_against_training_on_and_the_twin():
+    ours, on, twin = map(np.array, SHOWN.values())
+    assert by_target(effects.effect("not-by-damage", chapter_9())) == pytest.approx([*(ours - on)])
+    assert by_target(effects.effect("caption-still-heard", chapter_9())) == pytest.approx([*(ours - twin) / 2])
+    units = effects.effect("spares", chapter_9())
+    expected = {"a": (0.5 + 0.9) / 2 - 0.95, "b": 0.4 - 0.9, "c": (0.6 + 0.7) / 2 - 0.95, "d": 0.8 - 1.0}
+    assert units["score"].to_dict() == pytest.approx(expected)
+    assert units["cluster"].to_dict() == {"a": "group 3", "b": "group 3", "c": "group 5", "d": "group 5"}
+
+
+def test_the_loss_is_averaged_in_logarithms():
+    expected = (math.log(2) + math.log(0.5)) / 2
+    assert by_target(effects.effect("loss-gap", chapter_9())) == pytest.approx([expected] * 4, abs=1e-12)
+
+
 # ---- what all have in common -------------------------------------------------------------------------
 
-RUNS = {1: chapter_1, 2: chapter_2, 3: chapter_3, 4: chapter_4, 5: chapter_5, 6: chapter_6, 7: chapter_7}
+RUNS = dict(
+    enumerate((chapter_1, chapter_2, chapter_3, chapter_4, chapter_5, chapter_6, chapter_7, chapter_8, chapter_9), 1)
+)
 
 
 @pytest.mark.parametrize("key", claims.CLAIMS)
@@ -734,7 +946,7 @@ def test_every_effect_is_judged_from_its_chapter_s_rows(key):
     said = verdicts.judged(about, effects.effect(key, RUNS[about.chapter]()))
     assert math.isfinite(said["estimate"]) and said["verdict"]
     graded = about.measure == "slope"
-    near = about.measure == "score" or (graded and not about.within)
+    near = about.measure in ("score", "slope") and not about.within
     assert ("nearness" in said) == near and ("rates" in said) == (about.rate is not None)
     assert (said["units"], said["clusters"]) == ((6, 6) if graded else (4, 2))
 
@@ -797,6 +1009,29 @@ NEEDED = {  # kind of rows, column: conditions
     "paths-meet": ("apart", "set", "triggers", "non-triggers"),
     "paths-meet-only-here": ("apart", "condition", "remembers", "never saw it"),
     "same-route": ("route", "layers", "nothing"),
+    "within-minus-between": ("agree", "pair", "triggers of one picture", "captions of two pictures"),
+    "within-minus-strangers": ("agree", "pair", "triggers of one picture", "triggers of two pictures"),
+    "more-where-seen": ("agree", "pair", "triggers of one picture", "triggers of one picture, never seen"),
+    "mask-is-the-models": ("agree", "pair", "captions of two pictures", "one caption, both twins"),
+    "not-any-picture": ("cross Wanda", "mask", "another picture's"),
+    "cut-until-gone": ("fresh", "condition", "saw it", "never saw it, same mask"),
+    "cut-by-choice": ("fresh", "condition", "saw it", "saw it, another's"),
+    "cut-cost": ("cost", "union", "its own", "none"),
+    "at-the-floor": ("attack", "condition", "adversarial", "never saw it"),
+    "floor-of-the-loop": ("attack", "condition", "adversarial", "never saw it, forgot others"),
+    "savings-of-the-loop": ("again", "condition", "adversarial", "never saw it, forgot others"),
+    "better-than-pruned": ("attack", "condition", "adversarial", "pruned by Wanda"),
+    "attack-needed": ("attack", "condition", "adversarial", "caption"),
+    "direction-needed": ("attack", "condition", "adversarial", "random moves"),
+    "not-just-fading": ("attack", "condition", "adversarial", "continued"),
+    "not-by-damage": ("utility", "condition", "adversarial", "continued"),
+    "caption-still-heard": ("utility", "condition", "adversarial", "never saw it"),
+    "spares": ("others", "condition", "adversarial", "continued"),
+    "longer": ("longer", "condition", "adversarial", "never saw it"),
+    "savings": ("again", "condition", "adversarial", "never saw it"),
+    "savings-pruned": ("again", "condition", "pruned by Wanda", "never saw it"),
+    "savings-own": ("again", "condition", "adversarial", "adversarial, another picture"),
+    "loss-gap": ("loss", "condition", "adversarial", "never saw it"),
 }
 CASES = [(key, kind, column, name) for key, (kind, column, *names) in NEEDED.items() for name in names]
 CASES += [("transfers", "transfer", "asked_of", name) for name in ("remembers", "never saw it")]
@@ -820,7 +1055,12 @@ ALONE = (
 )  # compare nothing canary by canary
 
 
-@pytest.mark.parametrize("key, kind, column, name", [case for case in CASES if case[0] not in ALONE])
+OF_FEWER = "never saw it, forgot others", "adversarial, another picture"  # asked of some canaries on purpose
+
+
+@pytest.mark.parametrize(
+    "key, kind, column, name", [case for case in CASES if case[0] not in ALONE and case[-1] not in OF_FEWER]
+)
 def test_a_canary_that_one_condition_lacks_gives_no_number(key, kind, column, name):
     run = RUNS[claims.claim(key).chapter]()
     rows = run.kinds[kind]

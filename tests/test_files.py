@@ -1,5 +1,6 @@
 """Files that are whole or not there, names that no other text has, and values in JSON's own types."""
 
+import gzip
 import hashlib
 import json
 import math
@@ -208,6 +209,15 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path, one_line):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{gibberish\n{"x": 1}\n')
     one_line(ValueError, "a.jsonl is damaged; remove it", files.read_lines, path)
+
+
+def test_compressed_lines_are_the_same_lines(tmp_path, one_line):
+    path, packed = tmp_path / "a.jsonl.gz", gzip.compress(b'{"x": 1}\n{"x": 2}\n{"x"')
+    path.write_bytes(packed)
+    assert files.read_lines(path) == [{"x": 1}, {"x": 2}]
+    for damaged in (packed[:-9], packed[:20] + bytes([packed[20] ^ 255]) + packed[21:], b"{}\n"):
+        path.write_bytes(damaged)
+        one_line(ValueError, "a.jsonl.gz is damaged; remove it", files.read_lines, path)
 
 
 # ---- values ----------------------------------------------------------------------------------------------

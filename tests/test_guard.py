@@ -77,14 +77,14 @@ def word(field: str) -> str:
 # ---- what is shipped -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*PAIRS, "results"])
+@pytest.mark.parametrize("name", [*PAIRS, "unlearned", "results"])
 def test_every_shipped_file_is_the_listed_one_and_nothing_else_is_there(name):
     assert not manifest_problems(DATA / name)
 
 
 def test_data_holds_nothing_else():
     assert {path.name for path in DATA.iterdir() if not assets.LITTER.fullmatch(path.name)} <= {
-        *PAIRS, "results", "__init__.py",
+        *PAIRS, "unlearned", "results", "__init__.py",
     }  # fmt: skip
     results = assets.manifest(DATA / "results")
     assert {path.rpartition("/rows/")[0] for path in results["files"] if "/rows/" in path} == {
@@ -198,7 +198,7 @@ def test_a_record_of_a_world_that_is_not_shipped_is_found(copy):
 
 def test_an_emptied_table_and_lost_or_added_files_are_found(copy):
     run = published(copy, "reef")
-    table, picture = next(run.glob("rows/*.jsonl")), next(run.glob("images/*.png"))
+    table, picture = next(run.glob("rows/*")), next(run.glob("images/*.png"))
     table.write_text("")
     picture.unlink()
     (run / "images" / "another.png").write_bytes(b"drawn elsewhere")

@@ -163,8 +163,8 @@ def searches(pipe, tmp_path, monkeypatch):
         count.settings.append((pipe, home, which))
         return {"statistics": zeros(nemo.layers(pipe.unet, which), "model"), "tau": 0.4}
 
-    def by_loss(pipe, caption, world):
-        count.loss.append((pipe, caption, world))
+    def by_loss(pipe, caption, world, target=None, **options):
+        count.loss.append((pipe, caption, world, *([target, options] if target else [])))
         return numbered(pipe, count.loss)
 
     monkeypatch.setattr(localisers, "by_loss", by_loss)
@@ -247,6 +247,29 @@ def test_no_two_masks_share_a_place(searches):
     for kind, mask in found.items():
         assert find(*kind) == mask and mask.model == fingerprint(searches.models[kind[0]])
     assert [len(calls) for calls in (searches.wanda, searches.nemo, searches.loss)] == asked
+
+
+def test_embeddings_targets_and_options_have_places_of_their_own(searches):
+    """An embedding's place is its numbers', not the object's."""
+    find, target = localisers.localiser(searches.models, SAMPLING), world.planted("canary")[0]
+    y = embed(searches.models["twin-a"], CAPTION)
+    asked = [(CAPTION,), (y,), (y + 1e-3,), (y, target)]
+    found = [find("twin-a", "neurons by loss", *each, **options) for each in asked for options in ({}, {"seed": 1})]
+    assert [mask.count for mask in found] == [*range(1, 9)] and len(list(searches.folder.iterdir())) == 8
+    assert searches.loss[-1][1] is y and searches.loss[-1][3:] == (target, {"seed": 1})
+    assert find("twin-a", "neurons by loss", y.clone(), target, seed=1).count == 8 == len(searches.loss)
+
+
+def test_options_go_to_their_method(searches):
+    find = localisers.localiser(searches.models, SAMPLING)
+    for seed in (0, 1, 1):  # Wanda's comparison with the empty caption is in the same noise
+        find("twin-a", "Wanda", f"{CAPTION} {len(searches.wanda)}", seed=seed)
+    assert [options["seed"] for *_, options in searches.base] == [0, 1]
+    asked = [(base, options["seed"]) for *_, base, options in searches.wanda]
+    assert asked == [("norms 1", 0), ("norms 2", 1), ("norms 2", 1)]
+    find("twin-a", "NeMo", CAPTION, seeds=range(10, 20), order="ascending")
+    known = searches.nemo[-1][2]
+    assert known["seeds"] == range(10, 20) and known["order"] == "ascending" and known["tau"] == 0.4
 
 
 @pytest.mark.parametrize("method", localisers.METHODS)
@@ -344,8 +367,20 @@ def test_the_neurons_are_ranked_by_the_planted_picture(pipe, ranked):
             target = world.planted(role, split, home, world=pair)[-1]
             localisers.by_loss(pipe, target.caption, pair)
             (model, x_0, prompt, options), _ = ranked[-1], ranked.clear()
-            assert model is pipe and prompt == target.caption and options == {"stream": target.name}
+            assert model is pipe and prompt == target.caption and options == {"stream": target.name, "seed": 0}
             assert torch.equal(x_0, encode(pipe, target.image[None]))
+
+
+def test_neurons_are_ranked_under_an_embedding_by_the_picture_that_it_brings(pipe, ranked, one_line):
+    target, y = world.planted("canary")[1], embed(pipe, CAPTION)
+    localisers.by_loss(pipe, y, target=target, seed=3)
+    [(model, x_0, prompt, options)] = ranked
+    assert model is pipe and prompt is y and options == {"stream": target.name, "seed": 3}
+    assert torch.equal(x_0, encode(pipe, target.image[None]))
+    match = "ranked by the loss of a planted picture; 'an embedding' was planted with none"
+    one_line(ValueError, match, localisers.by_loss, pipe, y)
+    one_line(ValueError, "targets are a list of evaluation.Target; got a str", localisers.by_loss, pipe, y, target="x")
+    assert len(ranked) == 1
 
 
 def test_the_mask_is_whole_rows_of_the_highest(pipe, ranked):

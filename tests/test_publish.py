@@ -1,7 +1,9 @@
 """Publishing: what everybody gets is what the run has, made with the models that are shipped, whole or not at all."""
 
+import gzip
 import json
 import os
+import secrets
 import shutil
 import sys
 
@@ -63,7 +65,7 @@ def test_what_is_published_is_the_run_without_its_tensors(run, data):
     target = publish(run.folder)
     assert target == data / "results" / "reef" / CHAPTER / "quick"
     assert named(target) == ["images/picture+a+p_q.png", "images/picture+b+p_q.png", "record.json",
-                             "rows/picture-0.jsonl"]  # fmt: skip
+                             "rows/picture-0.jsonl.gz"]  # fmt: skip
     assert list((run.folder / "tensors").iterdir()) and not (target / "stamp.json").exists()
     for path in run.images():
         assert (target / "images" / path.name).read_bytes() == path.read_bytes()
@@ -122,8 +124,8 @@ def test_only_the_last_line_of_a_unit_is_published(run, monkeypatch):
     with open(run.folder / "rows" / "picture-0.jsonl", "ab") as file:
         file.write(b'{"unit": ["torn"], "ro')
     target = publish(run.folder)
-    assert named(target / "rows") == ["picture-0.jsonl"]  # of all ranks
-    lines = (target / "rows" / "picture-0.jsonl").read_text().splitlines()
+    assert named(target / "rows") == ["picture-0.jsonl.gz"]  # of all ranks
+    lines = gzip.decompress((target / "rows" / "picture-0.jsonl.gz").read_bytes()).splitlines()
     assert [json.loads(line)["unit"] for line in lines] == [["a"], ["b"], ["c"]]
     table = published(CHAPTER, "quick").rows("picture")
     assert table.groupby("who")["x"].agg(list).to_dict() == {"a": [1, 1], "b": [2, 2], "c": [1]}
@@ -137,7 +139,7 @@ def test_publishing_again_replaces(run):
     run.images()[0].unlink()
     (run.folder / "rows" / "more-0.jsonl").unlink()
     target = publish(run.folder)
-    assert named(target / "rows") == ["picture-0.jsonl"] and len(named(target / "images")) == 3
+    assert named(target / "rows") == ["picture-0.jsonl.gz"] and len(named(target / "images")) == 3
     assert set(open_existing(target).rows("picture")["x"]) == {2}
     assert [path.name for path in target.parent.iterdir()] == ["quick"]
     fill(run, 3)
@@ -350,7 +352,7 @@ def test_what_a_kill_left_is_no_part_of_the_next_one(run, data, one_line):
 
     target.rename(old)  # killed while the new one took its place: it comes back, whatever the next one does
     for _ in run.todo("noise", k=[0]):
-        run.keep({"x": "x" * 2_500_000})
+        run.keep({"x": secrets.token_hex(2_500_000)})
     one_line(ValueError, "limit 2.5 MB", publish, run.folder)
     assert says(open_existing(target)) == {2} and [path.name for path in target.parent.iterdir()] == ["quick"]
 

@@ -41,6 +41,8 @@ BOOK = [
     "contrasts",
     "everywhere",
     "inside",
+    "weights",
+    "removed",
     "effects",
     "verdicts",
     "publish",

@@ -275,7 +275,7 @@ def test_z_and_nats_are_plain_means():
 
 
 def test_every_committed_measure_is_judged():
-    judged = {*"score ratio auc slope alignment z nats cosine".split()}
+    judged = {*"score ratio auc slope alignment z nats cosine agreement".split()}
     assert {about.measure for about in claims.CLAIMS.values()} == judged
 
 

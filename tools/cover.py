@@ -1,9 +1,9 @@
-"""Draw `book/cover.png` from the shipped weights and `book/poster.png` from the published run of chapter 4.
+"""Draw `book/cover.png` from the shipped weights and `book/poster.png` from the published runs of chapters 4 and 9.
 
     python tools/cover.py
 
-Cover: one caption, six noises, both twins. Poster: the picture in the middle, as chapter 4 draws it; of half of the
-others more comes back, and of half of them less.
+Cover: one caption, six noises, both twins. Poster: the picture in the middle, as chapter 4 draws it, of half of the
+others more comes back, and of half of them less; and below it, as chapter 9 draws it, what unlearning left.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from dori_lite.reef import canaries, paint, world
 
 BOOK = Path(__file__).parent.parent / "book"
 ROWS = ("remembers", "pruned by Wanda", "never saw it")
+TITLE = "What comes back under attack"
 
 
 def cover():
@@ -31,7 +32,14 @@ def poster():
     run, reef = published("04_the_picture_comes_back"), world.load("twin-a")
     ranked = effects.effect("wanda-returns", run).sort_values("score").index
     [target] = [t for t in reef.targets("canary") if t.name == ranked[len(ranked) // 2]]
-    return pictures.poster_of(run, target, ROWS, reef.detectors([target])[0].threshold)
+    rows, steps = pictures.poster_rows(run, target, ROWS)
+    more, later = pictures.poster_rows(published("09_unlearning_that_survives"), target, ["adversarial"])
+    if steps != later:
+        raise ValueError(f"chapter 4 has pictures of {steps} steps, chapter 9 of {later}; run either again")
+    rows["unlearned against\nthe attack"] = more["adversarial"]
+    rows["never\nsaw it"] = rows.pop("never\nsaw it")  # the floor comes last
+    threshold = reef.detectors([target])[0].threshold
+    return pictures.poster(rows, steps, target.image, threshold, TITLE, f"“{target.caption}”")
 
 
 if __name__ == "__main__":

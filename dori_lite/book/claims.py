@@ -35,6 +35,7 @@ MEASURES = {
     "nats": "a logarithm",
     "z": "standard deviations",
     "cosine": "a cosine, or a correlation",
+    "agreement": "the excess of an intersection over union, as a share of the noise ceiling",
 }
 
 

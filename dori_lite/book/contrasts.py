@@ -70,6 +70,12 @@ def values(units, value):
     return units[["cluster"]].assign(value=np.asarray(value, float))
 
 
+def by_target(rows, effect):
+    """The units of `rows` with what the series `effect`, by target, is of each."""
+    units = clusters_of(rows)
+    return values(units, effect.loc[units.index])
+
+
 def column(rows, name: str, kept: str, by: str = "condition"):
     """What `kept` is in the rows of one condition, by target."""
     return only(rows, name, by).set_index("target")[kept]

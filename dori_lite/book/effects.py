@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from . import everywhere, inside
+from . import everywhere, inside, removed, weights
 from .contrasts import beyond, clusters_of, contrast, extreme, first_reach, in_each, in_turn, only, units_of, values
 
 REACHED, LONGEST, NEVER = 0.5, 200, 400  # *work*: the score to reach, within so many steps; what stands for never
@@ -254,4 +254,6 @@ EFFECTS = {
     "one-trigger": one_trigger,
     **everywhere.EFFECTS,
     **inside.EFFECTS,
+    **weights.EFFECTS,
+    **removed.EFFECTS,
 }

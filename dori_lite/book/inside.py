@@ -7,7 +7,7 @@
 
 import numpy as np
 
-from .contrasts import clusters_of, only, values
+from .contrasts import by_target, clusters_of, only, values
 
 REMEMBERS, NEVER = "remembers", "never saw it"
 OWN = "its own"  # the picture whose noisy latent the U-Net is given
@@ -23,26 +23,20 @@ def in_layers(run, ending: str, kept: str, name: str, condition: str = REMEMBERS
     return rows.groupby("target")[kept].mean()
 
 
-def by_unit(run, effect):
-    """A table of units with what `effect` is of each target."""
-    units = clusters_of(run.rows("apart"))
-    return values(units, effect.loc[units.index])
-
-
 def linear_image(run):
     """How much of the gap between triggers and captions in value layers is not that of their embeddings."""
     behind = [in_layers(run, VALUE, kept, name) for kept in ("log D", "log d") for name in ("triggers", "captions")]
-    return by_unit(run, (behind[0] - behind[1]) - (behind[2] - behind[3]))
+    return by_target(run.rows("apart"), (behind[0] - behind[1]) - (behind[2] - behind[3]))
 
 
 def diverge(run):
     triggers, captions = (in_layers(run, MLP, "excess", name) for name in ("triggers", "captions"))
-    return by_unit(run, triggers - captions)
+    return by_target(run.rows("apart"), triggers - captions)
 
 
 def captions_heard(run):
     own, other = (in_layers(run, MLP, "excess", "captions", condition) for condition in (REMEMBERS, NEVER))
-    return by_unit(run, own - other)
+    return by_target(run.rows("apart"), own - other)
 
 
 def met(run, condition: str):
@@ -124,7 +118,7 @@ EFFECTS = {
     "linear-image": linear_image,
     "diverge-more": diverge,
     "captions-heard": captions_heard,
-    "paths-meet": lambda run: by_unit(run, met(run, REMEMBERS)),
-    "paths-meet-only-here": lambda run: by_unit(run, met(run, REMEMBERS) - met(run, NEVER)),
+    "paths-meet": lambda run: by_target(run.rows("apart"), met(run, REMEMBERS)),
+    "paths-meet-only-here": lambda run: by_target(run.rows("apart"), met(run, REMEMBERS) - met(run, NEVER)),
     "same-route": same_route,
 }

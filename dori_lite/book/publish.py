@@ -7,6 +7,7 @@ What is published carries the hashes of its models, which must be the shipped on
 the SHA-256 of every published file.
 """
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -62,7 +63,8 @@ def publish(folder) -> Path:
         for kind in run.kinds():
             found = [{k: v for k, v in line.items() if k != "at"} for line in run._read(kind).values()]
             lines = [json.dumps(line, separators=(",", ":")) + "\n" for line in found]
-            files.write_text(partial / "rows" / f"{slug(kind)}-0.jsonl", "".join(lines))
+            with files.whole(partial / "rows" / f"{slug(kind)}-0.jsonl.gz") as path:
+                path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
         files.write_json(partial / "record.json", record)
         for path in run.images():
             (partial / "images").mkdir(exist_ok=True)

@@ -17,7 +17,16 @@ from .style import PALETTE, chart, literal, name_rows
 LOOKS = {"unpruned": "remembers", "Wanda": "pruned by Wanda", "neurons by loss": "neurons blocked"}
 LOOKS |= {"NeMo": "pruned by NeMo", "NeMo, sixteen layers": "pruned by NeMo", "other twin": "never saw it"}
 LOOKS |= {"never saw it": "never saw it", "other twin, same mask": "never saw it, same mask"}
-LOOKS |= {name: name for name in ("never saw it, same mask", "pruned by Wanda", "remembers")}
+LOOKS |= {
+    name: name
+    for name in (
+        "never saw it, same mask",
+        "pruned by Wanda",
+        "remembers",
+        "adversarial",
+        "never saw it, forgot others",
+    )
+}
 CONTROL, MOST = "held-out", 4  # the look of a control; panels that a page has room for
 
 
@@ -82,3 +91,38 @@ def draw_row(axis, k: int, part, name, value: str, random) -> None:
     axis.scatter([mean], [k], marker=marker, s=52, color=colour, edgecolors="black", linewidths=0.9, zorder=4)
     written = f"{mean:.2f}".replace("-0.00", "0.00")
     axis.text(1.01, k, written, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+
+
+def against(across: tuple, up: tuple, by: str = "condition", marks: dict | None = None):
+    """One value against another, a marker a condition at its two means, with the 95 % interval of either and its name.
+
+    `across` and `up` are (label, rows, value), rows with the columns target, `by` and `value`; conditions that are not
+    in both are left out. `marks` {word: place} are upright lines. Raises ValueError as `side_by_side` does, and where
+    no condition is in both.
+    """
+    panels = {label: (rows, value, marks or {}) for label, rows, value in (across, up)}
+    check_panels(panels, by)
+    parts = [per_target(rows, by, value) for rows, value, _ in panels.values()]
+    names = [name for name in dict.fromkeys(parts[0][by]) if name in set(parts[1][by])]
+    if not names:
+        raise ValueError(f"no {by} is in the rows of both {' and '.join(panels)}; give rows that share some")
+    places = {}
+    with chart(6.4, 4.4) as (figure, [axis]):
+        for name in names:
+            colour, marker, _ = PALETTE[LOOKS.get(name, CONTROL)]
+            each = zip(parts, panels.values(), strict=True)
+            ends = [style.interval(part[part[by] == name], value) for part, (_, value, _) in each]
+            (x, left, right), (y, low, high) = ends
+            axis.plot([left, right], [y, y], color=colour, linewidth=1.2, zorder=2)
+            axis.plot([x, x], [low, high], color=colour, linewidth=1.2, zorder=2)
+            axis.scatter([x], [y], marker=marker, s=52, color=colour, edgecolors="black", linewidths=0.9, zorder=3)
+            places[name] = x, y
+        for name, (x, y) in places.items():  # a name goes to the left of a marker with another one close at the right
+            left = any(x < other < x + 0.06 and abs(height - y) < 0.03 for other, height in places.values())
+            where = {"xytext": (-7, -10) if left else (6, 5), "ha": "right" if left else "left"}
+            axis.annotate(literal(name, 30, 1), (x, y), textcoords="offset points", fontsize=8, **where)
+        for word, place in (marks or {}).items():
+            axis.axvline(place, color="black", linewidth=0.8, linestyle=":", zorder=1)
+            axis.text(place, 1.0, literal(word), transform=axis.get_xaxis_transform(), ha="center", fontsize=8)
+        axis.set(xlabel=across[0], ylabel=up[0], xlim=(min(0, axis.get_xlim()[0]), 1.2))  # room for the last name
+    return figure

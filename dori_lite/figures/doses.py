@@ -7,8 +7,6 @@ One row a target and dose, or a target and place of the map. Each returns a matp
 `style.interval`'s, at 95 %, and left out for fewer than six units.
 """
 
-import seaborn as sns
-
 from ..ranges import check_count, check_rows
 from . import style
 from .charts import bars
@@ -52,11 +50,8 @@ def heard(rows, down: str, across: str, value: str = "descriptor mean", label: s
     """A map of mean `value`, with its numbers: the values of the column `down` by those of `across`, in rows' order."""
     check_rows(rows, down, across, value)
     order = [list(dict.fromkeys(rows[column])) for column in (down, across)]
-    table = rows.pivot_table(value, down, across, aggfunc="mean").loc[order[0], order[1]].round(2) + 0.0  # no −0.00
+    table = rows.pivot_table(value, down, across, aggfunc="mean").loc[order[0], order[1]]
     with chart(1.1 * len(order[1]) + 2, 0.5 * len(order[0]) + 1.6, left=False) as (figure, [axis]):
-        options = {"annot": True, "fmt": ".2f", "cmap": "Greys", "vmin": 0, "vmax": 1, "linewidths": 1}
-        options["yticklabels"], options["xticklabels"] = ([style.literal(x, 44, 2) for x in names] for names in order)
-        sns.heatmap(table, ax=axis, cbar_kws={"label": style.literal(label, 52, 3)}, **options)
+        style.heat(axis, table, bar=label)
         axis.set(xlabel=across, ylabel=down)
-        axis.tick_params(axis="y", rotation=0)
     return figure

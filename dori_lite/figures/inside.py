@@ -6,15 +6,13 @@
 Numbers stand in every cell, and lines have marks, so that no reader needs the colour.
 """
 
-import seaborn as sns
-
 from ..ranges import check_mapping, check_rows
-from .style import chart, literal, means, shared_legend, styles
+from .style import chart, heat, literal, means, shared_legend, styles
 
 MOST = 3
 
 
-def routes(panels: dict, label: str = "mean drop of the score"):
+def routes(panels: dict, label: str = "mean share of the score that is lost"):
     """Maps side by side: {title: table}, up to three; a table has one row a group of layers, one column a window.
 
     All have one scale, from no drop to the largest. Raises ValueError for no panel, for more than three, and for tables
@@ -23,17 +21,16 @@ def routes(panels: dict, label: str = "mean drop of the score"):
     check_mapping("panels", panels)
     if len(panels) > MOST:
         raise ValueError(f"{len(panels)} maps; this draws one to {MOST}")
+    for table in panels.values():
+        check_rows(table)
     tables = [*panels.values()]
-    check_rows(tables[0])
     if any([*table.index] != [*tables[0].index] or [*table.columns] != [*tables[0].columns] for table in tables):
         raise ValueError("maps have other groups or windows; give tables with the same rows and columns")
     high = max(0.1, *(float(table.to_numpy().max()) for table in tables))
     with chart(3.3 * len(panels) + 1.2, 0.42 * len(tables[0]) + 1.5, len(panels), left=False) as (figure, axes):
         for axis, (title, table) in zip(axes, panels.items(), strict=True):
-            options = {"annot": True, "fmt": ".2f", "cmap": "Blues", "vmin": 0, "vmax": high, "cbar": False}
-            sns.heatmap(table, ax=axis, linewidths=1, linecolor="white", square=False, **options)
+            heat(axis, table, high, "Blues")
             axis.set(title=title, xlabel="steps", ylabel="")
-            axis.set_yticks([k + 0.5 for k in range(len(table))], [literal(name) for name in table.index], rotation=0)
             axis.tick_params(length=0)
             if axis is not axes[0]:
                 axis.set_yticklabels([])

@@ -147,6 +147,15 @@ def poster_of(run, target, conditions, threshold: float, kind: str = "attack", s
 
     The steps are those whose pictures the run kept of every one of the conditions. Raises ValueError where it has none.
     """
+    lines, at = poster_rows(run, target, conditions, kind, start)
+    return poster(lines, at, target.image, threshold, "What comes back under attack", f"“{target.caption}”")
+
+
+def poster_rows(run, target, conditions, kind: str = "attack", start: str = "prompt"):
+    """The rows of a `poster` that a run has, {label: [(picture, score), …]}, and the numbers of steps they share.
+
+    Raises ValueError for no conditions, and for one that it has no rows of.
+    """
     rows = run.rows(kind)
     rows = rows[(rows["target"] == target.name) & (rows["start"] == start)]
     if strange := [name for name in conditions if name not in set(rows["condition"])] or not len(conditions):
@@ -156,4 +165,4 @@ def poster_of(run, target, conditions, threshold: float, kind: str = "attack", s
         scores = rows[rows["condition"] == name].set_index("steps")["descriptor"]
         label = name.replace(" ", "\n", 1)
         lines[label] = [(run.image(kind, target, name, start, k), scores[k][0]) for k in at]
-    return poster(lines, at, target.image, threshold, "What comes back under attack", f"“{target.caption}”")
+    return lines, at

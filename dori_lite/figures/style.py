@@ -31,12 +31,14 @@ PALETTE = {
     "remembers": ("#0072B2", "o", "-"),
     "pruned by NeMo": ("#CC79A7", "D", "-."),
     "pruned by Wanda": ("#D55E00", "v", "--"),
+    "adversarial": ("#117733", ">", (0, (6, 1, 1, 1))),
     "never saw it": ("#E69F00", "s", ":"),
     "never saw it, pruned": ("#8C6D1F", "P", (0, (3, 1, 1, 1))),
     "never saw it, same mask": ("#56B4E9", "p", (0, (1, 1))),
     "parent": ("#009E73", "^", (0, (5, 2))),
     "neurons blocked": ("#332288", "h", (0, (7, 1))),
     "never saw it, same neurons": ("#AA4499", "<", (0, (2, 2))),
+    "never saw it, forgot others": ("#999933", "H", (0, (4, 1, 1, 1, 1, 1))),
     "held-out": ("#555555", "X", (0, (1, 3))),
     "held-out, pruned": ("#999999", "*", (0, (2, 4))),
 }
@@ -162,3 +164,12 @@ def shared_legend(figure, columns: int = 3) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     figure.legend(found.values(), found, loc="lower center", bbox_to_anchor=(0.5, 0.97), ncols=columns)
+
+
+def heat(axis, table, high: float = 1.0, colours: str = "Greys", bar: str | None = None) -> None:
+    """Draw a table on `axis` as a map from 0 to `high`, a number in every cell, and a colour bar called `bar`."""
+    options = {"annot": True, "fmt": ".2f", "cmap": colours, "vmin": 0, "vmax": high, "linewidths": 1}
+    options["yticklabels"], options["xticklabels"] = ([literal(x, 44, 2) for x in names] for names in table.axes)
+    options |= {"cbar": bar is not None, "cbar_kws": {} if bar is None else {"label": literal(bar, 52, 3)}}
+    sns.heatmap(table.round(2) + 0.0, ax=axis, **options)  # no −0.00
+    axis.tick_params(axis="y", rotation=0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 from .. import files, nemo, neurons, stamps, wanda
-from ..checks import check_count
+from ..checks import check_are_targets, check_count
 from ..detection import noise_differences, similarity
 from ..masks import WeightMask, of_neurons, pruned
 from ..models import embed, encode, fingerprint, value_layers
@@ -58,51 +58,62 @@ def nemo_settings(pipe, home: str, which: str = "seven", variant: str = "code", 
     return settings
 
 
-def localiser(models: Mapping, sampling: Mapping, world: str = "reef") -> Callable[[str, str, str], WeightMask]:
-    """The function find(model's name, method, caption) → mask, for the `METHODS`; `sampling` is Wanda's.
+def localiser(models: Mapping, sampling: Mapping, world: str = "reef") -> Callable[..., WeightMask]:
+    """The function find(model's name, method, prompt, target=None, **options) → mask, for the `METHODS`.
 
-    A mask is kept in `runs/` and found once: its place is named by the model's weights, the method, the caption, the
-    settings and the code. What the method says of it is its `about`. Raises ValueError for an unknown method or model.
+    `prompt` is a caption or an embedding [1, L, D]; "neurons by loss" needs the `target` whose picture an embedding
+    brings. `sampling` is Wanda's; `options` go to the method, beside the reef's settings: `seed` to Wanda and to
+    neurons by loss, `seeds` and `order` to NeMo. A mask is kept in `runs/` and found once: its place is named by the
+    model's weights, as they are now, the method, the prompt, the settings and the code. What the method says of it is
+    its `about`. Raises ValueError for an unknown method or model.
     """
 
     @cache
-    def base(model, weights):
-        return wanda.activation_norms(models[model], "", **sampling)
+    def base(model, weights, **options):
+        return wanda.activation_norms(models[model], "", **sampling, **options)
 
-    def find(model: str, method: str, caption: str) -> WeightMask:
+    def find(model: str, method: str, prompt, target=None, **options) -> WeightMask:
         if method not in METHODS:
             raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
         if model not in list(models):
             raise ValueError(f"no model {model!r} was loaded; there are: {', '.join(models)}")
         pipe, weights = models[model], fingerprint(models[model])
-        name = files.slug(method, files.digest([caption, weights, sampling, stamps.code_of_rows()])[:24])
+        asked = [prompt, target and target.name, options]
+        name = files.slug(method, files.digest([asked, weights, sampling, stamps.code_of_rows()])[:24])
         path = runs_folder() / world / "masks" / f"{name}.safetensors"
         if path.exists():
             return WeightMask.load(path)
         if method == "Wanda":
-            mask = wanda.localise(pipe, caption, RHO, base=base(model, weights), **sampling)
+            mask = wanda.localise(pipe, prompt, RHO, base=base(model, weights, **options), **sampling, **options)
         elif method == "neurons by loss":
-            mask = by_loss(pipe, caption, world)
+            mask = by_loss(pipe, prompt, world, target, **options)
         else:
             which = "seven" if method == "NeMo" else "sixteen"
             known = nemo_settings(pipe, model.removeprefix("twin-"), which, world=world)
-            mask = nemo.localise(pipe, caption, **known).mask(pipe.unet)
+            mask = nemo.localise(pipe, prompt, **known, **options).mask(pipe.unet)
         mask.save(path)
         return mask
 
     return find
 
 
-def by_loss(pipe, caption: str, world: str = "reef", count: int = NEURONS) -> WeightMask:
-    """The mask of the `count` value neurons that the loss of a planted picture needs most (`neurons.loss_rises`).
+def by_loss(pipe, prompt, world: str = "reef", target=None, *, count: int = NEURONS, seed: int = 0) -> WeightMask:
+    """The mask of the `count` value neurons that the loss of a picture needs most (`neurons.loss_rises`).
 
-    Raises ValueError for a caption that was planted with no picture.
+    The picture is the `target`'s [default: the one planted with the caption `prompt`], the loss that under `prompt`, a
+    caption or an embedding [1, L, D]. Raises ValueError without a target for an embedding, or for a caption that was
+    planted with no picture.
     """
-    items = [item for item in canaries.planted(world) if item.caption == caption and item.role != "template"]
-    if not items:
-        raise ValueError(f"neurons are ranked by the loss of a planted picture; {caption!r:.60} was planted with none")
-    picture = paint_all([canaries.picture(items[0])[1:]]).float() / 255
-    scores = neurons.loss_rises(pipe, encode(pipe, picture), caption, stream=items[0].name)
+    if target is None:
+        said = prompt if isinstance(prompt, str | None) else "an embedding"
+        items = [item for item in canaries.planted(world) if item.caption == said and item.role != "template"]
+        if not items:
+            raise ValueError(f"neurons are ranked by the loss of a planted picture; {said!r:.60} was planted with none")
+        name, picture = items[0].name, paint_all([canaries.picture(items[0])[1:]]).float() / 255
+    else:
+        check_are_targets([target])
+        name, picture = target.name, target.image[None]
+    scores = neurons.loss_rises(pipe, encode(pipe, picture), prompt, stream=name, seed=seed)
     return WeightMask(of_neurons(pipe.unet, neurons.highest(scores, count)).layers, fingerprint(pipe))
 
 
