@@ -16,7 +16,6 @@ from dori_lite.reef import canaries, paint, world
 
 BOOK = Path(__file__).parent.parent / "book"
 ROWS = ("remembers", "pruned by Wanda", "never saw it")
-TITLE = "What comes back under attack"
 
 
 def cover():
@@ -39,7 +38,7 @@ def poster():
     rows["unlearned against\nthe attack"] = more["adversarial"]
     rows["never\nsaw it"] = rows.pop("never\nsaw it")  # the floor comes last
     threshold = reef.detectors([target])[0].threshold
-    return pictures.poster(rows, steps, target.image, threshold, TITLE, f"“{target.caption}”")
+    return pictures.poster(rows, steps, target.image, threshold, pictures.TITLE, f"“{target.caption}”")
 
 
 if __name__ == "__main__":

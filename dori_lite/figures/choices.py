@@ -17,16 +17,8 @@ from .style import PALETTE, chart, literal, name_rows
 LOOKS = {"unpruned": "remembers", "Wanda": "pruned by Wanda", "neurons by loss": "neurons blocked"}
 LOOKS |= {"NeMo": "pruned by NeMo", "NeMo, sixteen layers": "pruned by NeMo", "other twin": "never saw it"}
 LOOKS |= {"never saw it": "never saw it", "other twin, same mask": "never saw it, same mask"}
-LOOKS |= {
-    name: name
-    for name in (
-        "never saw it, same mask",
-        "pruned by Wanda",
-        "remembers",
-        "adversarial",
-        "never saw it, forgot others",
-    )
-}
+ITSELF = ("remembers", "pruned by Wanda", "adversarial", "never saw it, same mask", "never saw it, forgot others")
+LOOKS |= {name: name for name in ITSELF}
 CONTROL, MOST = "held-out", 4  # the look of a control; panels that a page has room for
 
 
@@ -47,9 +39,7 @@ def side_by_side(panels: dict, by: str = "condition"):
             random = np.random.default_rng(0)  # the same places in every panel
             for k, name in enumerate(names):
                 draw_row(axis, k, parts[label][parts[label][by] == name], name, value, random)
-            for word, place in marks.items():
-                axis.axvline(place, color="black", linewidth=0.8, linestyle=":", zorder=1)
-                axis.text(place, 1.0, literal(word), transform=axis.get_xaxis_transform(), ha="center", fontsize=8)
+            draw_marks(axis, marks)
             axis.set(xlabel=label, xlim=(least - 0.06, 1.04), ylim=(len(names) - 0.5, -0.5))
             axis.tick_params(axis="y", length=0)
         name_rows(axes[0], names)
@@ -74,6 +64,13 @@ def per_target(rows, by: str, value: str):
     """Means over a target's rows in each condition, with its `group` where there is one: what makes one cluster."""
     keys = [by, "target"] + (["group"] if "group" in rows else [])
     return rows.groupby(keys, sort=False, dropna=False)[value].mean().reset_index()
+
+
+def draw_marks(axis, marks: dict) -> None:
+    """Upright lines {word: place}, each with its word above."""
+    for word, place in marks.items():
+        axis.axvline(place, color="black", linewidth=0.8, linestyle=":", zorder=1)
+        axis.text(place, 1.0, literal(word), transform=axis.get_xaxis_transform(), ha="center", fontsize=8)
 
 
 def draw_row(axis, k: int, part, name, value: str, random) -> None:
@@ -121,8 +118,6 @@ def against(across: tuple, up: tuple, by: str = "condition", marks: dict | None 
             left = any(x < other < x + 0.06 and abs(height - y) < 0.03 for other, height in places.values())
             where = {"xytext": (-7, -10) if left else (6, 5), "ha": "right" if left else "left"}
             axis.annotate(literal(name, 30, 1), (x, y), textcoords="offset points", fontsize=8, **where)
-        for word, place in (marks or {}).items():
-            axis.axvline(place, color="black", linewidth=0.8, linestyle=":", zorder=1)
-            axis.text(place, 1.0, literal(word), transform=axis.get_xaxis_transform(), ha="center", fontsize=8)
+        draw_marks(axis, marks or {})
         axis.set(xlabel=across[0], ylabel=up[0], xlim=(min(0, axis.get_xlim()[0]), 1.2))  # room for the last name
     return figure

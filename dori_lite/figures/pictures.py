@@ -12,6 +12,8 @@ from ..files import as_pil  # noqa: F401  (one home, for what stores pictures as
 from ..ranges import check_mapping, check_number
 from .style import COPY, frame, literal
 
+TITLE = "What comes back under attack"  # of every poster
+
 
 def as_array(image) -> np.ndarray:
     """A picture as matplotlib takes it, [H, W, 3]: bytes of a PIL image, floats in [0, 1] of a tensor (clipped).
@@ -148,7 +150,7 @@ def poster_of(run, target, conditions, threshold: float, kind: str = "attack", s
     The steps are those whose pictures the run kept of every one of the conditions. Raises ValueError where it has none.
     """
     lines, at = poster_rows(run, target, conditions, kind, start)
-    return poster(lines, at, target.image, threshold, "What comes back under attack", f"“{target.caption}”")
+    return poster(lines, at, target.image, threshold, TITLE, f"“{target.caption}”")
 
 
 def poster_rows(run, target, conditions, kind: str = "attack", start: str = "prompt"):
