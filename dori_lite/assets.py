@@ -142,45 +142,51 @@ def cache_folder() -> Path:
         raise RuntimeError("there is no home folder to keep downloads in; set DORI_CACHE to a folder") from None
 
 
-def fetch(url: str, name: str, trust: bool = False, folder=None) -> Path:
+def fetch(url: str, name: str, trust: bool = False, folder=None, *, digest: str | None = None) -> Path:
     """The file `name` in `folder` [default: `cache_folder()`], downloaded from `url` if it is not there.
 
-    Trust on first use: with `trust`, the SHA-256 of what came is recorded in `name.sha256` beside the file and
-    printed as unverified; from then on, with or without `trust`, a file that has another one is refused, and so is
-    one that lies there without a record: only what was downloaded here is trusted.
-    Raises RuntimeError without `trust` where nothing is recorded, or when the download fails, and ValueError
+    With a known SHA-256, `digest`, a file that has another one is refused, whoever put it there. Without, trust on
+    first use: with `trust`, the SHA-256 of what came is recorded in `name.sha256` beside the file and printed as
+    unverified; from then on, with or without `trust`, a file that has another one is refused, and so is one that lies
+    there without a record: only what was downloaded here is trusted.
+    Raises RuntimeError without `trust` where nothing is known or recorded, or when the download fails, and ValueError
     for a changed or unknown file; each in one line that says what to do. A download that breaks off leaves no file.
     """
-    if (
-        not re.fullmatch(r"\w[\w.-]*", str(name))
-        or not isinstance(url, str)
-        or urlsplit(str(url)).scheme not in ("https", "file")
-    ):
+    parts = urlsplit(str(url))
+    near = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
+    if not re.fullmatch(r"\w[\w.-]*", str(name)) or not (near or parts.scheme in ("https", "file")):
         raise ValueError(f"fetch takes an https address and a plain file name; got {url!r}, {name!r}")
     file = Path(folder or cache_folder()) / name
     note = file.with_name(name + ".sha256")
-    recorded = (note.read_text(encoding="utf-8").split() or ["nothing"])[0] if note.exists() else None
+    recorded = digest
+    if digest is None and note.exists():
+        recorded = (note.read_text(encoding="utf-8").split() or ["nothing"])[0]
     if recorded is None and file.exists():
         raise ValueError(f"{file} was not downloaded by fetch: nobody knows what it is; remove it and fetch it again")
     if recorded is None and not trust:
-        known = next((key for key, (_, local) in DOWNLOADS.items() if local == name), name)
-        raise RuntimeError(f"{name} is not verified by anybody; if you trust {url}, `dori-lite fetch {known} --trust`")
+        ours = next((key for key, (_, local) in DOWNLOADS.items() if local == name), name)
+        raise RuntimeError(f"{name} is not verified by anybody; if you trust {url}, `dori-lite fetch {ours} --trust`")
+    known = digest is not None
     if file.exists():
-        settle(note, recorded, sha256(file), f"{file} has changed: remove it to download it again")
+        settle(note, recorded, sha256(file), f"{file} has changed: remove it to download it again", known)
         return file
     with files.whole(file) as partial:
         download(url, partial)
         # The record comes first: a file is never in place without the hash of what was downloaded.
-        settle(note, recorded, sha256(partial), f"{url} is no longer what was first downloaded")
+        settle(note, recorded, sha256(partial), f"{url} is no longer what was first downloaded", known)
     return file
 
 
-def settle(note: Path, recorded: str | None, digest: str, problem: str) -> None:
-    """Record the digest if none is `recorded`; raise ValueError if another one is."""
+def settle(note: Path, recorded: str | None, digest: str, problem: str, known: bool = False) -> None:
+    """Record the digest if none is `recorded`; raise ValueError if another one is, or another one is `known`."""
     if recorded is None:
         files.write_text(note, digest + "\n")
         print(f"{note.stem}: unverified (trust on first use), SHA-256 {digest} recorded in {note}")
     elif digest != recorded:
+        if known:
+            raise ValueError(
+                f"{note.stem} is not the published file (SHA-256 {digest[:12]}…); remove it, or use a path"
+            )
         cure = f"remove {note.with_suffix('')} and {note}, and fetch it again with --trust"
         raise ValueError(f"{problem} (its SHA-256 is not the recorded one); if the change is expected, {cure}")
 

@@ -7,16 +7,15 @@ In a shell:
 
 import errno
 import os
-import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import typer
 
-from . import files
+from .book.address import address, write_address
 
+__all__ = ["app", "main", "checkout", "address", "write_address"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # glibc hands large freed blocks back to the kernel and asks for them again at every step; keeping them
 # saves about a fifth of a training step on the CPU. It must be set before the process starts.
@@ -35,8 +34,6 @@ CURES = {
     errno.ENOTDIR: "a file is in the way: move it, or name another place",
     errno.EISDIR: "name a file, not a folder",
 }
-# Where copies of the repository's address stand; its source is [project.urls] in pyproject.toml.
-COPIES = ("_config.yml", "CITATION.cff", "README.md", "book/**/*.md", "book/**/*.ipynb")
 
 
 @app.callback()
@@ -118,6 +115,23 @@ def fill(read: str = typer.Option(None, help="a chapter's number: its sentences 
 
 
 @app.command()
+def reproduce(
+    name: str = typer.Argument(None, help="a table's or figure's name; --list says which there are"),
+    names: bool = typer.Option(False, "--list", help="print all names and what they stand for"),
+    profile: str = typer.Option(None, help="run its chapter so [default: what is published is redrawn]"),
+    model: str = typer.Option(None, help="a world: reef, reef-first, or sd14 [default: what the thing is about]"),
+    out: Path = typer.Option(None, help="the folder to write to [default: runs/reproduced/NAME]"),
+    processes: int = typer.Option(1, help="how many share a chapter's work: on the CPU, one a core"),
+):
+    """Give a table or figure of the paper or the book: rows, pictures, and the paper's numbers beside ours."""
+    from .book import reproduce as reproducing
+
+    if name is None and not names:
+        raise ValueError("which table or figure? Give its name; dori-lite reproduce --list has all")
+    print(reproducing.listed() if names else reproducing.reproduce(name, profile, model, out, processes))
+
+
+@app.command()
 def verify_models(
     quick: bool = typer.Option(False, help="fewer pictures and seeds"),
     pair: str = typer.Option("reef", help="the pair of twins: reef or reef-first"),
@@ -191,32 +205,6 @@ def checkout() -> Path:
     if not (root / "pyproject.toml").exists():
         raise FileNotFoundError("this command works in a clone of the repository, and the package is not in one")
     return root
-
-
-def address(root: Path) -> str:
-    """The repository's public address, from its one source."""
-    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
-
-
-def write_address(url: str, root: Path) -> list[Path]:
-    """Replace the address in its source and its copies, launch links included; the files that changed.
-
-    Raises ValueError unless `url` is a repository's address on GitHub, which Colab's links need.
-    """
-    new = re.fullmatch(r"https://github\.com/([A-Za-z0-9-]+/[A-Za-z0-9_.-]+?)(\.git)?/?", url)
-    if not new or new[1].split("/")[1] in (".", ".."):
-        raise ValueError(f"{url!r} is not of the form https://github.com/OWNER/NAME")
-    old = address(root).removeprefix("https://github.com/")
-    written = []
-    copies = [path for pattern in COPIES for path in sorted(root.glob(pattern))]
-    for path in [*copies, root / "pyproject.toml"]:  # the source last: stopped in between, it is done again
-        before = path.read_text(encoding="utf-8")
-        # github.com/OWNER/NAME in addresses, github/OWNER/NAME in links that open Colab
-        after = re.sub(rf"(\bgithub(?:\.com)?/){re.escape(old)}(?![\w-])", rf"\g<1>{new[1]}", before)
-        if after != before:
-            files.write_text(path, after)
-            written.append(path)
-    return written
 
 
 def main():

@@ -136,12 +136,12 @@ def noise_differences(
 
 
 def between_seed_similarity(
-    differences: torch.Tensor, statistic: str = "max", *, multiscale: bool = True
+    differences: torch.Tensor, statistic: str = "max", *, multiscale: bool | str = True
 ) -> torch.Tensor:
     """How alike the noise differences [B, S, C, h, w] of one caption's seeds are: [B], 1 if all are equal.
 
     NeMo's memorization score (`statistic="max"`, over all pairs of seeds; or "mean"): `similarity` of
-    each pair. The paper's threshold, 0.428, belongs to Stable Diffusion, 10 seeds and "max".
+    each pair. The paper's threshold, 0.428, belongs to Stable Diffusion, 10 seeds, "max" and `multiscale="batch"`.
 
     Raises ValueError for a wrong shape, fewer than two seeds or an unknown statistic.
     """
@@ -153,18 +153,21 @@ def between_seed_similarity(
     if statistic not in ("max", "mean"):
         raise ValueError(f"statistic {statistic!r} is unknown; choose 'max' or 'mean'")
     one, other = torch.combinations(torch.arange(differences.shape[1])).T
-    scores = similarity(differences[:, one].flatten(0, 1), differences[:, other].flatten(0, 1), multiscale)
-    scores = scores.reshape(len(differences), -1)
+    # with one range for all pairs, a caption's are all: the others beside it change nothing
+    parts = differences.split(1 if multiscale == "batch" else len(differences))
+    scores = [similarity(part[:, one].flatten(0, 1), part[:, other].flatten(0, 1), multiscale) for part in parts]
+    scores = torch.cat(scores).reshape(len(differences), -1)
     return scores.amax(1) if statistic == "max" else scores.mean(1)
 
 
-def similarity(one: torch.Tensor, other: torch.Tensor, multiscale: bool = True) -> torch.Tensor:
+def similarity(one: torch.Tensor, other: torch.Tensor, multiscale: bool | str = True) -> torch.Tensor:
     """Structural similarity of each pair of noise differences: [N, C, h, w] twice → [N].
 
     Both are first scaled to [0, 1], per sample and channel. Latents of 44 rows or more are compared at
     three scales, as NeMo's code does (weights 0.33, σ 1.5, window 11), or at one with `multiscale=False`, as its
     paper says; smaller ones, like the reef's, at one, with σ 1. NeMo's code takes the data range of a coarse scale
-    over all pairs at once; here it is the pair's own, so that a score does not depend on the pairs beside it.
+    over all pairs at once (`multiscale="batch"`); here it is the pair's own, so that a score does not depend on the
+    pairs beside it.
 
     Raises ValueError for a wrong shape, none, or NaN.
     """
@@ -175,7 +178,8 @@ def similarity(one: torch.Tensor, other: torch.Tensor, multiscale: bool = True) 
         check_finite(differences, "difference")
     large = min(one.shape[-2:]) >= MULTISCALE
     if large and multiscale:
-        compare, size = partial(metrics.multiscale_structural_similarity_index_measure, betas=(0.33, 0.33, 0.33)), 1
+        compare = partial(metrics.multiscale_structural_similarity_index_measure, betas=(0.33, 0.33, 0.33))
+        size = len(one) if multiscale == "batch" else 1
     else:
         sigma = 1.5 if large else 1.0
         compare, size = partial(metrics.structural_similarity_index_measure, sigma=sigma, data_range=1.0), PAIRS

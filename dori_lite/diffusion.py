@@ -100,14 +100,15 @@ class Step(NamedTuple):
 
 @torch.no_grad()
 def trajectory(
-    pipe, x, y, *, guidance: float = GUIDANCE, steps: int = STEPS, begin: int = 0, empty=None, unets=None
+    pipe, x, y, *, guidance=GUIDANCE, steps: int = STEPS, begin: int = 0, empty=None, unets=None, scheduler=None
 ) -> Iterator[Step]:
     """DDIM (η = 0) from x_T `x` [B, C, h, w] under embeddings `y` [B, L, D]: yields each of `steps` `Step`s.
 
     The last one's `after` is x_0. The first `begin` steps are left out: then `x` is a latent of the next one's
     timestep, such as a picture's with noise. `guidance` ≤ 1 means none: then the U-Net is asked once a step, unless
     `empty` is given, the empty caption's embeddings [1, L, D], which are computed here otherwise. `unets` are the
-    U-Nets that predict, one for each step, where it is not always the pipeline's own.
+    U-Nets that predict, one for each step, where it is not always the pipeline's own. `scheduler` takes the place of
+    DDIM's, with its timesteps set: of another sampler, which may ask twice at one timestep.
     Raises ValueError for a model that does not predict ε, for impossible numbers, and for `x` and `y` that are of
     another model, not finite or not as many.
     """
@@ -115,7 +116,8 @@ def trajectory(
     if not isinstance(y, torch.Tensor) or not 1 <= len(x) == len(y := embed(pipe, y)):
         got = f"{len(y)} embeddings" if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
         raise ValueError(f"{got} for {len(x)} latents; give as many embeddings [B, L, D], of one latent at least")
-    scheduler, guidance = timed_scheduler(pipe, steps, x.device), check_number("guidance", guidance)
+    scheduler = timed_scheduler(pipe, steps, x.device) if scheduler is None else scheduler
+    guidance = check_number("guidance", guidance)
     times = scheduler.timesteps[check_count("begin", begin, 0, steps - 1) :]
     if empty is None and guidance > 1:
         empty = embed(pipe, "").to(y)

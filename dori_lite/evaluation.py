@@ -77,11 +77,10 @@ class Condition:
 class World:
     """What an experiment is made in: models with their settings, instruments, and pictures that they may hold.
 
-    `models` {name: pipeline}; `sampling` what `generate` and the localisers take (guidance, steps, batch);
-    `targets(...)` the pictures; `detectors(targets)` copy detectors for them; `alignment(images, target)`, or None;
-    `relation(target, which)` the name of the model that is the "own" one of a target (Stable Diffusion has this
-    alone), the "other" twin or the "parent"; `localise(model, method, caption, ...)` the mask of a method; `hashes`
-    {model: SHA-256}.
+    `models` {name: pipeline}, `hashes` {name: SHA-256}; `sampling` what `generate` takes; `targets(...)` the pictures,
+    `controls(count=...)` others, which no model memorized; `detectors(targets)` copy detectors for them;
+    `alignment(images, target)`, or None; `relation(target, which)` names the model that is "own" to a target (Stable
+    Diffusion has this alone), the "other" twin or the "parent"; `localise(model, method, caption, ...)` a mask.
     """
 
     name: str
@@ -93,6 +92,7 @@ class World:
     hashes: Mapping[str, str]
     sampling: Mapping = field(default_factory=lambda: {"guidance": GUIDANCE, "steps": STEPS, "batch": BATCH})
     alignment: Callable[[torch.Tensor, Target], torch.Tensor] | None = None
+    controls: Callable[..., Sequence[Target]] | None = None
 
     def condition(
         self, target: Target, which: str = "own", prune: str | None = None, found_in: str | None = None

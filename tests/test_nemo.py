@@ -555,7 +555,16 @@ def test_a_mask_says_where_it_is_from(exact, known, tmp_path):
 def test_bad_input_is_named(exact, known, one_line):
     one_line(ValueError, "caption 0 is empty", nemo.localise, exact, " ", known, 0.4)
     one_line(ValueError, "one caption at a time; got 2", nemo.localise, exact, ["a fish", "a fish"], known, 0.4)
-    one_line(ValueError, "'code' or 'paper'|code or paper", nemo.localise, exact, CAPTION, known, 0.4, variant="x")
+    one_line(
+        ValueError,
+        "'code' or 'paper'|code or published or paper",
+        nemo.localise,
+        exact,
+        CAPTION,
+        known,
+        0.4,
+        variant="x",
+    )
     one_line(ValueError, "'seven' or 'sixteen'; got 'all'", nemo.layers, exact.unet, "all")
     for order in ("paper", None, ["code"]):  # said before anything is sampled, also of a caption not memorized
         match = re.escape(f"order is 'code' or 'ascending'; got {order!r}")

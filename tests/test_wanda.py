@@ -4,7 +4,10 @@ import copy
 
 import pytest
 import torch
+from diffusers import PNDMScheduler
 
+from dori_lite import wanda
+from dori_lite.diffusion import trajectory
 from dori_lite.masks import WeightMask
 from dori_lite.models import ddim_scheduler, embed, fingerprint
 from dori_lite.wanda import activation_norms, layers, localise
@@ -221,3 +224,37 @@ def test_errors_are_one_clear_line(pipe, one_line):
         for calls, steps in ((0, 25), (26, 25), (5, 4), (1.5, 4), (True, 4)):
             match = f"calls={calls} is not a count that fits; give a whole number from 1 to {steps}"
             wrong(match, function, CAPTIONS, calls=calls, steps=steps)
+
+
+# ---- the reference's sampler -----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_pndm_is_diffusers_own(exact):
+    """The trajectory under the reference's scheduler is that of the pipeline with it: the same latents."""
+    scheduler = wanda.pndm(exact, 6, "cpu")
+    assert len(scheduler.timesteps) == 7 and scheduler.timesteps[1] == scheduler.timesteps[2]  # asked twice
+    theirs = copy.copy(exact)
+    theirs.scheduler = PNDMScheduler.from_config(exact.scheduler.config, skip_prk_steps=True)
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = embed(exact, CAPTIONS)
+    options = {"prompt_embeds": y, "negative_prompt_embeds": embed(exact, "").expand_as(y), "guidance_scale": 7.0}
+    wanted = theirs(latents=x, num_inference_steps=6, output_type="latent", **options).images
+    *_, last = trajectory(exact, x, y, guidance=7.0, steps=6, scheduler=scheduler)
+    torch.testing.assert_close(last.after, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_norms_under_pndm_are_those_of_its_calls(exact):
+    """The second and third call are at one timestep; the first is DDIM's first."""
+    ours = activation_norms(exact, CAPTIONS, **OPTIONS, sampler="pndm")
+    ddim = activation_norms(exact, CAPTIONS, **OPTIONS)
+    for name in ours:
+        torch.testing.assert_close(ours[name][0], ddim[name][0], rtol=1e-10, atol=1e-12)
+        assert not torch.allclose(ours[name][2], ddim[name][2], rtol=1e-4)
+    one, other = (localise(exact, CAPTIONS[0], 0.3, **OPTIONS, sampler=sampler) for sampler in ("pndm", "ddim"))
+    assert one != other and (one & other).count > 0.5 * (one | other).count
+
+
+def test_another_sampler_is_refused(exact, one_line):
+    match = "sampler is 'ddim' or 'pndm', the reference's; got 'plms'"
+    one_line(ValueError, match, activation_norms, exact, "a fish", sampler="plms")

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from importlib import import_module
+from pathlib import Path
 
 from .. import assets, stamps
 from ..files import digest, plain
@@ -21,35 +22,39 @@ from .effects import effect
 from .publish import published
 from .verdicts import judged, same_sign
 
-# Modules with a function `load(*models, device, world)` → `evaluation.World`.
-WORLDS = {"reef": "dori_lite.reef.world", "reef-first": "dori_lite.reef.world"}
+# Modules with a function `load(*models, device, world, …)` → `evaluation.World`.
+REEF, SD = "dori_lite.reef.world", "dori_lite.stable_diffusion.world"
+WORLDS = {"reef": REEF, "reef-first": REEF, "sd14": SD, "sd2": SD}
 FIRST, NOT_YET = "reef-first", "not yet run"
 ANEW = "DORI_ANEW"  # set by `dori-lite book --force`: the rows are made anew as well
 SHOW = "DORI_SHOW"  # set to "published" for the site: chapters show their published runs and compute no rows
 
 
-def begin(chapter: str, profile: str, seed: int, *models: str, world: str = "reef"):
+def begin(chapter: str, profile: str, seed: int, *models: str, world: str = "reef", **options):
     """A world with some of its `models` [default: all], the profile's counts, and the run to go on with.
 
-    The rows of a run depend on profile, weights, the package's code and the chapter's cells tagged `experiment`; if
-    one of them is another, the run starts afresh. With DORI_SHOW=published it is the published run, if there is one,
-    for reading, and the counts are its own. Raises ValueError for an unknown profile, world or model.
+    `world` is the name of one of `WORLDS`, or the folder of a pipeline of Stable Diffusion's kind; `options` are its
+    `load`'s. The rows of a run depend on profile, weights, options, the package's code and the chapter's cells tagged
+    `experiment`; if one of them is another, the run starts afresh. With DORI_SHOW=published it is the published run, if
+    there is one, for reading, and the counts are its own. Raises ValueError for an unknown profile, world or model.
     """
     check_world(world)
-    shown = published(chapter, world=world) if os.environ.get(SHOW) == "published" else None
+    known = world in WORLDS and os.environ.get(SHOW) == "published"
+    shown = published(chapter, world=world) if known else None
     settings = profiles.load(shown.profile["name"] if shown else profile)
-    loaded = import_module(WORLDS[world]).load(*models, device=settings.device, world=world)
+    loaded = import_module(WORLDS.get(world, SD)).load(*models, device=settings.device, world=world, **options)
     if shown:
         return loaded, settings, shown
     stamp = {"weights": digest(loaded.hashes), "cells": experiment_cells(chapter)}
+    stamp |= {"options": {key: str(value) for key, value in options.items()}} if options else {}
     anew = os.environ.get(ANEW) == "1"
-    return loaded, settings, open_run(chapter, settings, seed, world=world, stamp=stamp, anew=anew)
+    return loaded, settings, open_run(chapter, settings, seed, world=loaded.name, stamp=stamp, anew=anew)
 
 
 def check_world(world: str) -> None:
-    """Raise ValueError for a name that is no world's."""
-    if world not in [*WORLDS]:
-        raise ValueError(f"no world called {world!r}; there are: {', '.join(WORLDS)}")
+    """Raise ValueError for a name that is no world's, and no folder's."""
+    if world not in [*WORLDS] and not (isinstance(world, str | Path) and str(world) and Path(world).is_dir()):
+        raise ValueError(f"no world called {world!r}; there are: {', '.join(WORLDS)}, or a pipeline's folder")
 
 
 def experiment_cells(chapter: str) -> str | None:

@@ -40,39 +40,48 @@ def runs(world: str = "reef") -> dict:
     return {run.chapter[:2]: run for run in standard(world)}
 
 
-def verdict_of(key: str, world: str = "reef") -> dict | None:
-    """What the published run says of a claim; None where there is none yet. Raises ValueError for an unknown claim."""
+def with_own(world: str, own=None) -> dict:
+    known = runs(world)
+    return known | {own.chapter[:2]: own} if own is not None and own.world == world else known
+
+
+def verdict_of(key: str, world: str = "reef", own=None) -> dict | None:
+    """What the published run says of a claim; None where there is none yet. Raises ValueError for an unknown claim.
+
+    The run `own` stands for its chapter's published one.
+    """
     claim(key)
-    said = (run.read_record()["verdicts"] for run in runs(world).values())
+    said = (run.read_record()["verdicts"] for run in with_own(world, own).values())
     return next((verdicts[key] for verdicts in said if key in verdicts), None)
 
 
-def value(key: str) -> str:
+def value(key: str, own=None) -> str:
     """The number, or the words, that `key` asks for; "not yet run" where no published run says it.
 
     A claim (`wanda-hides`) with nothing for its estimate, or `interval`, `low`, `high`, `n`, `verdict`, `rates`; or
     the mean of a column of published rows (`03/condition descriptor rate where condition=Wanda, …`), or another of
     min, max, median, sum, count before it; or `03 minutes`, `03 machine`; `claims` or `claims undecided`, how many have
     a verdict, or this one (`claims committed`, `claims later`: by when); or one of `NAMED`. `first ` before any of them
-    asks the first pair; ` as %` or ` as .3f` after it is the format. Raises ValueError, saying what there is, for what
-    nobody can answer.
+    asks the first pair; ` as %` or ` as .3f` after it is the format. With a `Run` of one's `own`, that run is asked in
+    the place of its chapter's published one, and of its world. Raises ValueError, saying what there is, for what nobody
+    can answer.
     """
     asked, form = re.fullmatch(r"(?s)(.*?)(?: as (%|\.\d+f))?", key).groups(default="")
-    world = FIRST if asked.startswith("first ") else "reef"
-    asked = asked.removeprefix("first ")
+    world = FIRST if asked.startswith("first ") else "reef" if own is None else own.world
+    asked, known_runs = asked.removeprefix("first "), with_own(world, own)
     name, _, field = asked.partition(" ")
     if name in [*CLAIMS]:
-        return of_claim(verdict_of(name, world), field or "estimate", form)
+        return of_claim(verdict_of(name, world, own), field or "estimate", form)
     if found := re.fullmatch(r"claims(?: (.+))?", asked):
-        known = {key: said["verdict"] for key in CLAIMS if (said := verdict_of(key, world))}
+        known = {key: said["verdict"] for key in CLAIMS if (said := verdict_of(key, world, own))}
         when = {"committed": False, "later": True}.get(found[1])
         counted = [said for key, said in known.items() if when in (None, claim(key).later is not None)]
         return f"{len(counted) if when is not None else sum(found[1] in (None, said) for said in counted)}"
     if asked in [*NAMED]:
         chapter, of = NAMED[asked]
-        return shown(of(run), form or ".0f") if (run := runs(world).get(chapter)) else NOT_YET
+        return shown(of(run), form or ".0f") if (run := known_runs.get(chapter)) else NOT_YET
     if found := re.fullmatch(r"(\d\d) (minutes|machine)", asked):
-        run = runs(world).get(found[1])
+        run = known_runs.get(found[1])
         said = run.read_record()[found[2]] if run else NOT_YET
         return shown(said, form or ".0f") if run and found[2] == "minutes" else said
     if not (found := QUERY.fullmatch(asked)):
@@ -80,9 +89,9 @@ def value(key: str) -> str:
     how, chapter, kind, column, where = found.groups(default="")
     if how not in ["", "count", *HOW]:
         raise ValueError(f"{key!r}: there is no {how!r}; choose one of {', '.join(HOW)}, count")
-    if chapter not in [*runs(world)]:
+    if chapter not in [*known_runs]:
         return NOT_YET
-    part = matching(runs(world)[chapter].rows(kind), column, where, key)
+    part = matching(known_runs[chapter].rows(kind), column, where, key)
     if how == "count":
         return f"{len(part)}"
     if isinstance(part[column].iloc[0], str):

@@ -9,12 +9,12 @@ A mask that was found before is read from `runs/`.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 
 from .. import files, nemo, neurons, stamps, wanda
 from ..checks import check_are_targets, check_count
 from ..detection import noise_differences, similarity
-from ..masks import WeightMask, of_neurons, pruned
+from ..masks import WeightMask, kept, of_neurons, pruned
 from ..models import embed, encode, fingerprint, value_layers
 from ..runs import runs_folder
 from . import canaries, captions
@@ -81,18 +81,17 @@ def localiser(models: Mapping, sampling: Mapping, world: str = "reef") -> Callab
         asked = [prompt, target and target.name, options]
         name = files.slug(method, files.digest([asked, weights, sampling, stamps.code_of_rows()])[:24])
         path = runs_folder() / world / "masks" / f"{name}.safetensors"
-        if path.exists():
-            return WeightMask.load(path)
+        return kept(path, partial(made, pipe, weights, model, method, prompt, target, options))
+
+    def made(pipe, weights, model, method, prompt, target, options):
         if method == "Wanda":
-            mask = wanda.localise(pipe, prompt, RHO, base=base(model, weights, **options), **sampling, **options)
-        elif method == "neurons by loss":
-            mask = by_loss(pipe, prompt, world, target, **options)
-        else:
-            which = "seven" if method == "NeMo" else "sixteen"
-            known = nemo_settings(pipe, model.removeprefix("twin-"), which, world=world)
-            mask = nemo.localise(pipe, prompt, **known, **options).mask(pipe.unet)
-        mask.save(path)
-        return mask
+            known = base(model, weights, **options)
+            return wanda.localise(pipe, prompt, RHO, base=known, **sampling, **options)
+        if method == "neurons by loss":
+            return by_loss(pipe, prompt, world, target, **options)
+        which = "seven" if method == "NeMo" else "sixteen"
+        known = nemo_settings(pipe, model.removeprefix("twin-"), which, world=world)
+        return nemo.localise(pipe, prompt, **known, **options).mask(pipe.unet)
 
     return find
 

@@ -41,6 +41,7 @@ def load(*names: str, device: str | None = None, world: str = "reef") -> World:
         hashes=assets.model_hashes(assets.data_folder() / world),
         sampling=SAMPLING,
         alignment=alignment(),
+        controls=partial(held_out, "test"),
     )
 
 

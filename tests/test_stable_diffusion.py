@@ -1,0 +1,206 @@
+"""Stable Diffusion as a World, on a pipeline in its format with random weights."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from dori_lite import copies, evaluation, masks, models, nemo, runs
+from dori_lite.book import chapter
+from dori_lite.nemo_statistics import save
+from dori_lite.reef import canaries, captions
+from dori_lite.stable_diffusion import world as sd
+
+SCENES = [captions.write(canaries.base(k)[0]) for k in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    monkeypatch.setenv("DORI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runs, "runs_folder", lambda: tmp_path / "runs")
+    monkeypatch.setattr(sd, "runs_folder", lambda: tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    place = tmp_path_factory.mktemp("model") / "tiny"
+    pipe.save_pretrained(place)
+    return place
+
+
+@pytest.fixture
+def a_list(tmp_path):
+    rows = [{"caption": c, "type": ("VM", "TM")[k % 2], "url": ""} for k, c in enumerate(SCENES[:6])]
+    path = tmp_path / "some.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of one's own with four of six pictures, none of them of the model's size."""
+    from PIL import Image
+
+    place = tmp_path / "own"
+    place.mkdir()
+    for k in (0, 2, 3, 5):
+        Image.new("RGB", (90, 70), (40 * k, 0, 255)).save(place / f"some-000{k}.png")
+    return place
+
+
+def darkness(images, targets):
+    return 1 - (images - targets).abs().mean((1, 2, 3))
+
+
+@pytest.fixture
+def tiny(folder, a_list, pictures, tmp_path):
+    (tmp_path / "others.txt").write_text("\n".join(SCENES[6:]))
+    detector = copies.Detector("sscd", darkness, 0.7)
+    options = {"prompts": a_list, "images": pictures, "unmemorized": tmp_path / "others.txt", "detector": detector}
+    made = sd.load(world=folder, device="cpu", alignment=lambda images, target: images.mean((1, 2, 3)), **options)
+    made.sampling.update(steps=10, guidance=3.0)
+    return made
+
+
+def test_targets_are_captions_with_a_picture(tiny, capsys):
+    found = tiny.targets()
+    assert [t.name for t in found] == ["some-0000", "some-0002", "some-0003", "some-0005"]
+    assert [t.caption for t in found] == [SCENES[k] for k in (0, 2, 3, 5)]
+    assert [t.labels["kind"] for t in found] == ["VM", "VM", "TM", "TM"]
+    assert {t.labels["origin"] for t in found} == {"own"} and {t.image.shape for t in found} == {(3, 64, 64)}
+    assert torch.allclose(found[1].image[:, 5, 5], torch.tensor([80 / 255, 0, 1]), atol=1e-3)
+    said = capsys.readouterr().out
+    assert (
+        "7 captions (4 VM, 3 TM), 1 of them repeat another" in said
+        and "none longer than the model's 28 tokens\n" in said
+    )
+    assert "4 of 6 found" in said
+    assert [t.name for t in tiny.targets("TM")] == ["some-0003", "some-0005"]
+    assert [t.name for t in tiny.targets("VM", 1)] == ["some-0000"]
+
+
+def test_what_is_asked_of_a_list_that_it_has_not_is_said(tiny, folder, a_list, tmp_path, one_line):
+    one_line(ValueError, "has no captions of kind 'MV'; it has: VM, TM", tiny.targets, "MV")
+    one_line(ValueError, "count=0", tiny.targets, None, 0)
+    (tmp_path / "empty").mkdir()
+    none = sd.load(world=folder, device="cpu", prompts=a_list, images=tmp_path / "empty")
+    one_line(ValueError, "no reference picture was found; give a folder .*'generated'", none.targets)
+    one_line(ValueError, "nothing says which captions it memorized; give prompts", sd.load, world=folder, device="cpu")
+
+
+def test_the_models_own_pictures_stand_for_references_and_are_drawn_once(folder, a_list, monkeypatch):
+    made = sd.load(world=folder, device="cpu", prompts=a_list, images="generated")
+    made.sampling.update(steps=2)
+    asked, draw = [], sd.generate
+    monkeypatch.setattr(sd, "generate", lambda *a, **o: asked.append(o["seeds"]) or draw(*a, **o))
+    [first, second] = made.targets(count=2)
+    assert asked == [[2**40], [2**40]]  # a noise that no experiment draws: a target's own come from its name
+    assert first.labels == {"kind": "VM", "origin": "generated"} and not torch.equal(first.image, second.image)
+    drawn = evaluation.ask(made.models["own"], [first], seeds=[2**40], **made.sampling)[0, 0]
+    assert (drawn - first.image).abs().max() <= 0.5 / 255 + 1e-6
+    monkeypatch.setattr(sd, "generate", lambda *args, **options: pytest.fail("drawn twice"))
+    assert torch.equal(made.targets(count=1)[0].image, first.image)
+
+
+def test_there_is_one_model_and_no_twin(tiny, one_line):
+    [target] = tiny.targets(count=1)
+    assert tiny.relation(target, "own") == "own" and list(tiny.models) == ["own"]
+    one_line(ValueError, "Stable Diffusion has no 'twin-a': what needs it can be asked in the reef", sd.load, "twin-a")
+    for which in ("other", "parent", None):
+        one_line(ValueError, "no model that is .* to a target, only its 'own'", tiny.relation, target, which)
+    assert tiny.hashes == {"own": models.fingerprint(tiny.models["own"])}
+
+
+def test_an_attack_and_its_judgement_are_the_reefs(tiny):
+    [target] = tiny.targets(count=1)
+    condition = tiny.condition(target, prune="Wanda, 10 %")
+    options = {"seeds": [0, 1], "at": [0, 2], "detectors": tiny.detectors([target])}
+    found = evaluation.attack(tiny, condition, target, **options)
+    assert [row["steps"] for row in found.rows] == [0, 2] and found.rows[0]["origin"] == "own"
+    assert all(0 <= row["sscd mean"] <= 1 for row in found.rows)
+
+
+def test_masks_are_the_papers_and_found_once(tiny, monkeypatch, one_line):
+    [target] = tiny.targets(count=1)
+    pipe, caption = tiny.models["own"], target.caption
+    one, ten = (tiny.localise("own", method, caption) for method in sd.DOSES)
+    assert ten == sd.wanda.localise(pipe, caption, 0.1, **tiny.sampling) and one == one & ten and one.count < ten.count
+    monkeypatch.setattr(sd.wanda, "localise", lambda *args, **options: pytest.fail("searched twice"))
+    assert tiny.localise("own", "Wanda", caption) == one
+    assert tiny.localise("own", "Wanda, 10 %", caption) == ten
+    match = "no method 'Wand'; there are: NeMo, Wanda, Wanda, 10 %"
+    one_line(ValueError, match, tiny.localise, "own", "Wand", caption)
+
+
+def test_nemo_is_set_by_the_published_files_or_by_captions_that_are_not_memorized(tiny, folder, tmp_path):
+    pipe, others = tiny.models["own"], tmp_path / "others.txt"
+    known = nemo.statistics(pipe, SCENES[6:])
+    tau, _ = nemo.thresholds(pipe, SCENES[6:], variant="published")
+    computed = sd.nemo_settings(pipe, others)
+    assert computed["tau"] == tau and computed["variant"] == "published"
+    assert all(torch.equal(computed["statistics"].mean[k], known.mean[k]) for k in known.mean)
+    save(known, tmp_path / "known.safetensors")
+    again = sd.nemo_settings(pipe, others, tmp_path / "known.safetensors")
+    assert again["tau"] == tau and again["statistics"].mean.keys() == known.mean.keys()
+    torch.save(([*known.mean.values()], [*known.std.values()]), tmp_path / "published.pt")
+    published = sd.nemo_settings(pipe, None, tmp_path / "published.pt")
+    assert published["tau"] == 0.428 and published["variant"] == "published"  # its τ, in its range
+    assert published["statistics"].model == models.fingerprint(pipe)
+    mask = tiny.localise("own", "NeMo", SCENES[0], seeds=[0, 1])
+    assert mask.model == models.fingerprint(pipe) and "memorized" in mask.about
+
+
+def test_controls_are_of_the_other_list(folder, a_list, tmp_path):
+    (tmp_path / "others.txt").write_text("\n".join(SCENES[6:]))
+    options = {"prompts": a_list, "images": "generated", "unmemorized": tmp_path / "others.txt"}
+    made = sd.load(world=folder, device="cpu", **options)
+    made.sampling.update(steps=2)
+    assert [t.caption for t in made.controls(count=2)] == SCENES[6:8]
+
+
+@pytest.mark.parametrize("where", ["scheduler", "config only"])
+def test_a_model_that_predicts_v_is_refused_before_its_weights_are_read(pipe, tmp_path, one_line, a_list, where):
+    other = copy.deepcopy(pipe)
+    other.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    other.save_pretrained(tmp_path / "v")
+    if where == "config only":
+        for file in (tmp_path / "v").rglob("*.safetensors"):
+            file.unlink()
+    match = "prediction_type='v_prediction'; the losses and the sampler here are for models that predict ε"
+    one_line(ValueError, match, sd.load, world=tmp_path / "v", device="cpu", prompts=a_list)
+
+
+def test_masks_triggers_and_statistics_of_another_model_are_refused(tiny, pipe, one_line):
+    [target] = tiny.targets(count=1)
+    other = copy.deepcopy(tiny.models["own"])
+    with torch.no_grad():
+        other.unet.conv_in.weight += 1
+    mask = tiny.localise("own", "Wanda, 10 %", target.caption)
+    one_line(ValueError, "this mask was found in another model", masks.pruned(other, mask).__enter__)
+    found = evaluation.find_triggers(other, models.encode(other, target.image[None]), target.caption, steps=1)
+    one_line(ValueError, "these triggers were found in another model", found.on, tiny.models["own"])
+    known = nemo.statistics(other, SCENES)
+    one_line(ValueError, "these statistics were found in another", nemo.z_scores, tiny.models["own"], SCENES[0], known)
+
+
+def test_the_papers_settings():
+    assert sd.SAMPLING == {"guidance": 7.0, "steps": 50} and sd.DOSES == {"Wanda": 0.01, "Wanda, 10 %": 0.1}
+    assert sd.PROMPTS["sd14"] == "nemo" and {*sd.PROMPTS.values()} <= {*sd.lists.LISTS}
+    assert copies.SSCD_COPY == 0.7 and copies.SSCD_SIZE == (320, 320)
+
+
+# ---- as a chapter's world --------------------------------------------------------------------------------------
+
+
+def test_a_chapter_begins_on_a_pipelines_folder(folder, a_list, pictures, tmp_path, monkeypatch, one_line):
+    monkeypatch.chdir(tmp_path)
+    options = {"world": str(folder), "prompts": a_list, "images": str(pictures)}
+    world, settings, run = chapter.begin("10_x", "quick", 0, **options)
+    assert (run.world, world.name, settings.name) == ("tiny", "tiny", "quick")
+    for t, k in run.todo("asked", target=world.targets(count=2), k=[1]):
+        run.keep({"k": k, **t.labels})
+    assert chapter.begin("10_x", "quick", 0, **options)[2].rows("asked")["kind"].tolist() == ["VM", "VM"]
+    other = chapter.begin("10_x", "quick", 0, **options | {"images": "generated"})[2]
+    assert other.rows("asked").empty  # other pictures, other rows
+    one_line(ValueError, "Stable Diffusion has no 'twin-a'", chapter.begin, "10_x", "quick", 0, "twin-a", **options)
