@@ -93,12 +93,13 @@ def attack(pipe, batch):
     return {"embeddings": [*found.embeddings.shape], "moved": round(found.displacement.item(), 2)}
 
 
-def training(pipe):
-    """Fine-tuning: one update of all weights of the U-Net, one retained sample and one wrong answer, AdamW in fp32."""
+def training(pipe, optimizer="adamw"):
+    """Fine-tuning: one update of all weights of the U-Net, in fp32, with one retained sample and one wrong answer."""
     pipe.to(dtype=torch.float32)
     x_0, y = torch.randn(2, 1, *models.latent_shape(pipe)), models.embed(pipe, CAPTION).cpu()
     with tempfile.TemporaryDirectory() as folder:
         options = {"steps": 2, "lr": 1e-5, "batch": (1, 1), "folder": folder, "checkpoint_every": 1e9}
+        options |= {"optimizer": optimizer}
         loop = forgetting(pipe, (x_0[0], y), x_0[1:], {"y": y[None]}, **options)
         _, losses = next(loop)
         peak = memory()
@@ -116,7 +117,8 @@ STAGES = {
     "wanda": wanda_stage,
     "attack, batch 1": lambda pipe: attack(pipe, 1),
     "attack, batch 2": lambda pipe: attack(pipe, 2),
-    "training": training,
+    "training, AdamW": training,
+    "training, Adafactor": lambda pipe: training(pipe, "adafactor"),
 }
 
 
@@ -139,7 +141,8 @@ def run(stage: str) -> dict:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
     before, began = memory()["peak"], time.monotonic()
     found = STAGES[stage](pipe)
-    row = {"stage": stage, "what": (STAGES[stage].__doc__ or attack.__doc__).strip(), "peak": memory()["peak"]}
+    told = {"attack": attack, "training": training}.get(stage.partition(",")[0], STAGES[stage]).__doc__
+    row = {"stage": stage, "what": told.strip(), "peak": memory()["peak"]}
     row |= {"dtype": str(pipe.unet.dtype)[6:], "device": torch.cuda.get_device_name() if CUDA else "cpu"}
     row |= {"weights": weights, "before": before, "seconds": round(time.monotonic() - began, 1)}
     return {**row, "peak": found.pop("peak", row["peak"]), "found": found}

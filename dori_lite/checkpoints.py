@@ -55,6 +55,13 @@ def resume(path: Path, settings: str, trained, optimizer, rates, ema, state: dic
     raise ValueError(f"{path} was made with other settings: remove it, or choose another folder")
 
 
+def kept_of(optimizer, weight) -> tuple[str, ...]:
+    """What an optimizer keeps of a weight."""
+    if not isinstance(optimizer, torch.optim.Adafactor):
+        return "step", "exp_avg", "exp_avg_sq"
+    return ("step", "row_var", "col_var") if weight.ndim > 1 else ("step", "variance")
+
+
 def put_in_place(file, texts: dict, trained, optimizer, rates, ema, state: dict) -> dict:
     numbers = {key: json.loads(text) for key, text in texts.items() if key != "settings"}
     with torch.no_grad():
@@ -62,7 +69,7 @@ def put_in_place(file, texts: dict, trained, optimizer, rates, ema, state: dict)
             p.copy_(file.get_tensor(f"weight.{i}"))
             if ema:
                 ema.shadow_params[i].copy_(file.get_tensor(f"ema.{i}"))
-            adam = {key: file.get_tensor(f"adam.{i}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            adam = {key: file.get_tensor(f"adam.{i}.{key}") for key in kept_of(optimizer, p)}
             optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in adam.items()}
         for name, value in state.items():
             value.copy_(file.get_tensor(f"state.{name}"))

@@ -146,15 +146,22 @@ def verify_models(
 
 @app.command()
 def fetch(
-    name: str = typer.Argument(help="sscd, the copy detector of the papers"),
+    name: str = typer.Argument(help="sscd, the copy detector of the papers, or a prompt list, such as nemo"),
     trust: bool = typer.Option(False, help="take what comes the first time; its SHA-256 is recorded and held to"),
 ):
     """Download a file that is not shipped, or check the one that is in the cache."""
     from . import assets
 
-    if name not in assets.DOWNLOADS:
-        raise ValueError(f"there is no download called {name!r}; there are: {', '.join(assets.DOWNLOADS)}")
-    print(f"{name}: {assets.fetch(*assets.DOWNLOADS[name], trust)}")
+    if name in assets.DOWNLOADS:
+        print(f"{name}: {assets.fetch(*assets.DOWNLOADS[name], trust)}")
+        return
+    from .stable_diffusion import lists
+
+    found = next((known for known, about in lists.LISTS.items() if name in (known, *about.files)), None)
+    if found is None:
+        known = ", ".join([*assets.DOWNLOADS, *lists.LISTS])
+        raise ValueError(f"there is no download called {name!r}; there are: {known}")
+    print(f"{found}: {lists.described(lists.read(found, trust=trust))}")
 
 
 @app.command()

@@ -25,6 +25,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from numbers import Real
 
 import torch
@@ -39,6 +40,7 @@ from .ranges import check_count, check_list, check_number
 
 PRECISIONS = (None, "no", "bf16", "fp16")
 SCHEDULES = ("one-cycle", "constant")
+OPTIMIZERS = ("adamw", "adafactor")
 
 
 def autocast_precision() -> str:
@@ -71,6 +73,7 @@ def training(
     folder,
     schedule: str = "one-cycle",
     ema_decay: float | None = 0.999,
+    optimizer: str = "adamw",
     state: dict[str, torch.Tensor] | None = None,
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 1e-4,
@@ -91,6 +94,8 @@ def training(
     Parameters with `requires_grad` are trained, at the rate `lr` (constant) or up to it and down again
     (one-cycle; `warmup` is the share of the steps on the way up). Gradients are cut to the norm `clip`.
 
+    `optimizer` "adafactor" keeps two vectors for a matrix where Adam keeps two matrices, for a model whose Adam has no
+    room; its `lr` counts in units of each weight's size (torch's `Adafactor`), and `betas` are not looked at.
     `precision` is accelerate's word for it, "no" for fp32 everywhere [default: `autocast_precision`].
 
     The body of the loop may look at `task`, which holds the current weights, and change `state`: tensors of any
@@ -105,9 +110,9 @@ def training(
     the weights come from, such as a foundation's hash. `stop_at` ends after so many steps, with a checkpoint, as
     an interruption would.
 
-    Raises ValueError for an unknown `schedule`, a number out of its range, a `task` without parameters to train, a
-    `state` that holds something else than tensors or whose names, shapes or dtypes change, a batch or losses of another
-    kind, and a checkpoint that is damaged or of other settings; OSError when `folder` cannot be written to;
+    Raises ValueError for an unknown `schedule` or `optimizer`, a number out of its range, a `task` without parameters
+    to train, a `state` that holds something else than tensors or whose names, shapes or dtypes change, a batch or
+    losses of another kind, and a damaged checkpoint or one of other settings; OSError if `folder` cannot be written to;
     FloatingPointError when the loss is no longer finite. An error in a step or in `batch` leaves the last checkpoint.
     """
     check_options(steps, lr, weight_decay, clip, warmup, stop_at, betas)
@@ -115,8 +120,9 @@ def training(
         raise ValueError(f"checkpoint_every={checkpoint_every!r} is no number of seconds; give one, 0 for every step")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}: choose one of {', '.join(map(repr, PRECISIONS))}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule is {schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    for what, word, known in (("schedule", schedule, SCHEDULES), ("optimizer", optimizer, OPTIMIZERS)):
+        if word not in known:
+            raise ValueError(f"{what} is {word!r}: choose one of {', '.join(known)}")
     if ema_decay is not None and not (isinstance(ema_decay, Real) and 0 < ema_decay < 1):
         raise ValueError(f"ema_decay is {ema_decay}: give a number between 0 and 1, or None for no EMA")
     state = {} if state is None else state
@@ -128,7 +134,9 @@ def training(
     set_seed(0)  # only for what a module might draw by itself; the recipes' batches do not need it
     with locks.alone() if alone else nullcontext():
         accelerator = Accelerator(mixed_precision=precision or autocast_precision(), cpu=not torch.cuda.is_available())
-    optimizer = torch.optim.AdamW(trained, lr, betas=betas, weight_decay=weight_decay)
+    decay, plain = {"weight_decay": weight_decay}, optimizer == "adamw"
+    new = partial(torch.optim.AdamW, betas=betas) if plain else torch.optim.Adafactor
+    optimizer = new(trained, lr, **decay)
     rates = new_schedule(schedule, optimizer, lr, steps, warmup)
     ema = EMAModel(trained, decay=ema_decay) if ema_decay else None
     if ema:
@@ -136,6 +144,7 @@ def training(
     settings = [steps, lr, ema_decay, betas, weight_decay, clip, warmup, [list(p.shape) for p in trained], about]
     if schedule != "one-cycle" or kinds:  # left out where they say nothing, as in the checkpoints before they existed
         settings.append({"schedule": schedule, "state": kinds})
+    settings += [] if plain else ["adafactor"]
 
     model = accelerator.prepare(task)
     path, parts = folder / CHECKPOINT, (trained, optimizer, rates, ema)

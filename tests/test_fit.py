@@ -302,7 +302,28 @@ def test_without_an_ema_the_module_ends_with_its_last_weights(tmp_path):
     assert not [key for key in kept if key.startswith("ema")]
 
 
-@pytest.mark.parametrize("options", [PLAIN, {"schedule": "constant"}, {"ema_decay": None}])
+def test_adafactor_is_torch_s_own_and_small(tmp_path):
+    task, other = Line(), Line()
+    train(task, line_batch, tmp_path, **PLAIN, optimizer="adafactor", weight_decay=0.1)
+    theirs = torch.optim.Adafactor(other.linear.parameters(), LR, weight_decay=0.1)
+    for step in range(STEPS):
+        theirs.zero_grad()
+        other(**line_batch(step))["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(other.linear.parameters(), 1.0)
+        theirs.step()
+    assert torch.equal(weights(task), weights(other))
+    kept = load_file(tmp_path / CHECKPOINT)
+    rows, columns = kept["weight.0"].shape
+    assert {k: v.numel() for k, v in kept.items() if k.startswith("adam.0")} == {
+        "adam.0.step": 1,
+        "adam.0.row_var": rows,
+        "adam.0.col_var": columns,
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [PLAIN, {"schedule": "constant"}, {"ema_decay": None}, PLAIN | {"optimizer": "adafactor"}]
+)
 @pytest.mark.parametrize("kind, batch", KINDS)
 def test_stopped_and_resumed_is_equal_with_other_options(tmp_path, kind, batch, options):
     straight, resumed = kind(), kind(seed=9)
@@ -530,6 +551,7 @@ def test_a_checkpoint_from_before_schedules_and_state_is_continued(tmp_path):
 
 @pytest.mark.parametrize("options, match", [
     ({"schedule": "cosine"}, "schedule is 'cosine': choose one of one-cycle, constant"),
+    ({"optimizer": "adam"}, "optimizer is 'adam': choose one of adamw, adafactor"),
     *(({"ema_decay": decay}, f"ema_decay is {decay}: give a number between 0 and 1, or None for no EMA")
       for decay in (0, 1, -0.5, 1.5, math.nan)),
     *(({"lr": lr}, f"lr={lr!r} does not fit; give a finite number, at least 0")
@@ -553,7 +575,7 @@ STATE = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
 
 
 @pytest.mark.parametrize("changes", [
-    {"schedule": "one-cycle"}, {"ema_decay": 0.999}, {"state": None}, {"state": {}},
+    {"schedule": "one-cycle"}, {"ema_decay": 0.999}, {"state": None}, {"state": {}}, {"optimizer": "adafactor"},
     {"state": {"a": torch.zeros(2, 3)}}, {"state": STATE | {"c": torch.zeros(1)}},
     {"state": {"a": torch.zeros(2, 3), "c": torch.zeros(4)}}, {"state": STATE | {"b": torch.zeros(5)}},
     {"state": STATE | {"b": torch.zeros(4, dtype=torch.float64)}},

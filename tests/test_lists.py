@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dori_lite import files
+from dori_lite import cli, files
 from dori_lite.stable_diffusion import lists
 
 KINDS = {"nemo": {"VM": 112, "TM": 388}, "jeon-sd2": {"VM": 4, "TM": 215}}
@@ -225,7 +226,10 @@ def test_every_known_list_is_read_and_counted(served, name, count, repeated, url
     assert (rows["repeats"] != "").sum() == repeated and (rows["url"] != "").sum() == urls
     assert rows["kind"].value_counts().to_dict() == KINDS.get(name, {"": count})
     said = lists.described(rows)
-    assert said.startswith(f"{count} captions") and f"{repeated} of them repeat" in said
+    assert (
+        said.startswith(f"{count} captions")
+        and (f"{repeated} of them repeat" if repeated else "none of them repeats") in said
+    )
     assert ("112 VM, 388 TM" in said) == (name == "nemo")
     assert ("unverified" in capsys.readouterr().out) == (not lists.LISTS[name].sha256)
 
@@ -264,6 +268,21 @@ def test_what_we_know_of_the_lists():
     )
     for known in lists.LISTS.values():
         assert known.address.startswith("https://raw.githubusercontent.com/") and len(known.address.split("/")[5]) == 40
+
+
+def test_the_command_fetches_and_counts(served, one_line, monkeypatch, capsys):
+    def said(*words):
+        monkeypatch.setattr(sys, "argv", ["dori-lite", "fetch", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or capsys.readouterr().out
+
+    assert said("nemo") == "nemo: 500 captions (112 VM, 388 TM), none of them repeats another, 500 with a URL\n"
+    refused, file = said("nemo-coco"), "coco2014_val_10000.csv"
+    assert re.fullmatch(f"dori-lite: {file} is not verified by anybody; .* `dori-lite fetch {file} --trust`", refused)
+    assert "nemo-coco: 10000 captions, 34 of them" in said(file, "--trust")  # as it told us to
+    assert said("nemo-coco").startswith("nemo-coco: 10000")  # trusted once
+    assert said("web") == ("dori-lite: there is no download called 'web'; there are: sscd, " + ", ".join(lists.LISTS))
 
 
 # ---- tokens, with the vocabulary of Stable Diffusion -----------------------------------------------------------

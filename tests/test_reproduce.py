@@ -148,6 +148,7 @@ def test_lines_that_stand_for_several_and_those_of_other_entries():
     assert found[:2] == [{"quantity": "own"}, esd]
     assert {"quantity": "rate: pruned by NeMo, attack steps: 1", "paper": 0.73, "source": "figure"} in found
     assert not any("obtained" in line or "claim" in line for line in found)
+    assert told.SHORT["wanda-returns"] not in {line["quantity"] for line in found}, "a claim is about the reef"
 
 
 # ---- what is written, of a small book --------------------------------------------------------------------
@@ -398,8 +399,9 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(reproduce, "reproduce", lambda *given: calls.append(given) or "done")
     words = ["replay", "--profile", "quick", "--model", "reef", "--out", tmp_path, "--processes", 2]
     assert not said_by(monkeypatch, *words) and not said_by(monkeypatch, "replay")
+    assert not said_by(monkeypatch, "replay", "--list")
     assert calls == [("replay", "quick", "reef", tmp_path, 2), ("replay", None, None, None, 1)]
-    assert capsys.readouterr().out == "done\ndone\n"
+    assert capsys.readouterr().out.splitlines() == ["done", "done", *lines]
 
 
 def test_a_page_has_its_numbers_and_says_of_which_runs(tmp_path):

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -204,3 +206,14 @@ def test_a_chapter_begins_on_a_pipelines_folder(folder, a_list, pictures, tmp_pa
     other = chapter.begin("10_x", "quick", 0, **options | {"images": "generated"})[2]
     assert other.rows("asked").empty  # other pictures, other rows
     one_line(ValueError, "Stable Diffusion has no 'twin-a'", chapter.begin, "10_x", "quick", 0, "twin-a", **options)
+
+
+def test_the_readme_s_lines_of_stable_diffusion_work(tiny, capsys):
+    """With a small pipeline in the place of the real one, and fewer steps."""
+    readme = Path(__file__).parent.parent / "README.md"
+    [block] = re.findall(r"(?s)```py\n(.*?)```", readme.read_text(encoding="utf-8"))
+    line = 'sd = world.load(world="sd14", images="generated", trust=True)'
+    assert line in block and "at=[0, 50]" in block
+    exec(block.replace(line, "").replace("at=[0, 50]", "at=[0, 2]").replace("range(4)", "range(2)"), {"sd": tiny})
+    said = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.partition(" [")[0] for line in said] == ["own", "own, Wanda", "own, Wanda, 10 %"]

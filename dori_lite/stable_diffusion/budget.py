@@ -41,7 +41,7 @@ def on_a_gpu(stage: str, stages: dict) -> float:
     """
     row = stages[stage]
     weights, added = sum(row["weights"].values()), row["peak"] - row["before"]
-    if stage == "training":
+    if stage.startswith("training"):
         return (row["peak"] - row["before"] + weights) / GB
     if stage.startswith("attack"):
         one, two = (stages[f"attack, batch {k}"] for k in (1, 2))

@@ -123,7 +123,7 @@ def described(rows, tokenizer=None) -> str:
     if kinds:
         said += f" ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items(), reverse=True))})"
     repeated, urls = (rows["repeats"] != "").sum(), (rows["url"] != "").sum()
-    said += f", {repeated} of them repeat another, {urls} with a URL"
+    said += f", {f'{repeated} of them repeat' if repeated else 'none of them repeats'} another, {urls} with a URL"
     if tokenizer is not None:
         long, most = len(too_long(rows["caption"], tokenizer)), tokenizer.model_max_length
         said += f"; {long or 'none'} longer than the model's {most} tokens{', cut there' * (long > 0)}"
