@@ -14,7 +14,7 @@ from dori_lite.evaluation import Target
 from dori_lite.models import embed
 from dori_lite.reef import canaries, forgetting, unlearned
 from dori_lite.reef import world as reef
-from dori_lite.unlearning import kept, methods
+from dori_lite.unlearning import answers, kept, methods
 
 
 def target(name, home="a", group=1, colour="red", **labels):
@@ -97,8 +97,8 @@ def pond(monkeypatch):
         asked.append((pipe, prompt, list(seeds)))
         return torch.stack([torch.full((1, 1, 1), float(seed)) for seed in seeds]) + (1000 if "two" in prompt else 0)
 
-    monkeypatch.setattr(forgetting, "generate", generate)
-    monkeypatch.setattr(forgetting, "decode", lambda pipe, latents: latents.expand(-1, 3, 64, 64) / 10_000)
+    monkeypatch.setattr(answers, "generate", generate)
+    monkeypatch.setattr(answers, "decode", lambda pipe, latents: latents.expand(-1, 3, 64, 64) / 10_000)
     number = lambda images: (images[:, 0, 0, 0] * 10_000).round()  # noqa: E731
     near = Detector("first", lambda images, _: torch.where(number(images) % 8 < 6, 0.5, 0.1), 0.8)
     called = Detector("second", lambda images, _: (number(images) % 8 == 7).float(), 1.0)

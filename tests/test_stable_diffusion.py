@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from dori_lite import copies, evaluation, masks, models, nemo, runs
 from dori_lite.book import chapter
 from dori_lite.nemo_statistics import save
 from dori_lite.reef import canaries, captions
+from dori_lite.stable_diffusion import forgetting
 from dori_lite.stable_diffusion import world as sd
+from dori_lite.unlearning import answers, methods
 
 SCENES = [captions.write(canaries.base(k)[0]) for k in range(12)]
 
@@ -217,3 +220,62 @@ def test_the_readme_s_lines_of_stable_diffusion_work(tiny, capsys):
     exec(block.replace(line, "").replace("at=[0, 50]", "at=[0, 2]").replace("range(4)", "range(2)"), {"sd": tiny})
     said = capsys.readouterr().out.splitlines()[-3:]
     assert [line.partition(" [")[0] for line in said] == ["own", "own, Wanda", "own, Wanda, 10 %"]
+
+
+# ---- adversarial fine-tuning -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(tiny, monkeypatch):
+    """Targets and controls; every drawing is far from every picture, as random weights would not have it."""
+    monkeypatch.setattr(sd.copies.Detector, "__call__", lambda self, images, goals: torch.zeros(len(images)).bool())
+    monkeypatch.setattr(sd.copies.Detector, "scores", lambda self, images, goals: torch.zeros(len(images)))
+    monkeypatch.setattr(answers, "PART", 2)
+    tiny.sampling.update(steps=10)
+    controls = [evaluation.Target(f"c{k}", SCENES[6 + k], torch.full((3, 64, 64), k / 4)) for k in range(3)]
+    return tiny.targets(count=2), controls
+
+
+def test_the_two_sides_are_controls_and_what_the_pruned_model_draws(tiny, both, one_line):
+    targets, controls = both
+    (latents, y), wrong = forgetting.sides(tiny, targets, controls, count=2)
+    pipe = tiny.models["own"]
+    assert torch.equal(latents, torch.cat([models.encode(pipe, c.image[None]) for c in controls]))
+    assert torch.equal(y, models.embed(pipe, [c.caption for c in controls])) and wrong.shape == (2, 2, 4, 16, 16)
+    with tiny.condition(targets[1], prune="Wanda, 10 %") as pruned:
+        options = {"seeds": [0, 1], "output": "latents", **tiny.sampling}
+        assert torch.equal(wrong[1], sd.generate(pruned, targets[1].caption, **options))
+    one_line(ValueError, "is to be forgotten and retained", forgetting.sides, tiny, targets, [targets[0]])
+    one_line(ValueError, "there are no targets", forgetting.sides, tiny, [], controls)
+
+
+def test_surrogates_that_are_copies_are_too_few(tiny, both, monkeypatch, one_line):
+    targets, controls = both
+    monkeypatch.setattr(answers, "DRAWS", 4)
+    monkeypatch.setattr(sd.copies.Detector, "__call__", lambda self, images, goals: torch.ones(len(images)).bool())
+    one_line(RuntimeError, "some-0000: only 0 of 4 drawings are no copies", forgetting.sides, tiny, targets, controls)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_is_fine_tuned_in_full_precision_whatever_its_own(tiny, both, tmp_path, monkeypatch, dtype):
+    targets, controls = both
+    pipe = tiny.models["own"].to(dtype=dtype)
+    monkeypatch.setattr(methods, "UPDATES", 2)
+    monkeypatch.setattr(methods, "ATTACK", {"steps": 1, "lr": 0.1, "batch": 1})
+    before = models.fingerprint(pipe)
+    options = {"folder": tmp_path / "work", "rounds": 1, "count": 2}
+    new = forgetting.adversarial(tiny, targets, controls, **options)
+    assert new.unet.dtype == torch.float32 and pipe.unet.dtype == dtype and models.fingerprint(pipe) == before
+    changed = [
+        not torch.equal(a, b.float()) for a, b in zip(new.unet.parameters(), pipe.unet.parameters(), strict=True)
+    ]
+    assert all(changed) and not any(p.requires_grad for p in new.unet.parameters())
+    with safe_open(tmp_path / "work" / "checkpoint.safetensors", "pt") as file:
+        assert '"adafactor"' in file.metadata()["settings"] and file.metadata()["step"] == "2"
+    kept, wrong = forgetting.sides(tiny, targets, controls, count=2)
+    assert {part.dtype for part in (*kept, wrong, methods.own(new, targets))} == {torch.float32}
+    again = forgetting.adversarial(tiny, targets, controls, **options)  # nothing is left to do
+    assert models.fingerprint(again) == models.fingerprint(new)
+    unlearned, options = evaluation.Condition("unlearned", new), {"seeds": [0], "detectors": tiny.detectors()}
+    found = evaluation.look(tiny, unlearned, targets[0], targets[0].caption, **options)
+    assert 0 <= found["sscd mean"] <= 1

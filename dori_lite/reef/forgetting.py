@@ -9,15 +9,13 @@ Half of the twin's other canaries are retained as well; the other half shows wha
 import torch
 
 from ..checks import check_targets
-from ..diffusion import generate
-from ..models import decode, embed, encode
+from ..models import embed, encode
+from ..unlearning.answers import far_ones
 from . import canaries
 from .recipes import TWIN
 from .world import siblings
 
 RETAINED, WRONG = 2000, 8  # pictures; surrogates of a target
-DRAWS, PART = 64, 16  # pictures of one prompt before another one is asked, and how many at a time
-FAR = 0.5  # of the first detector's threshold: a surrogate that came nearer would hold half of what is to go
 
 
 def home_of(targets) -> str:
@@ -60,9 +58,9 @@ def retained(world, targets, count: int = RETAINED, seed: int = 0, *, unnamed: b
 def surrogates(world, targets, count: int = WRONG):
     """Wrong answers x̃ for each of `targets`: latents [targets, count, C, h, w], and a row for each prompt asked.
 
-    They are what the twin, pruned by Wanda, draws under the caption, if no detector calls it a copy and the first one's
-    score is below `FAR` of its threshold. Where `DRAWS` pictures give too few, the other names of its group take the
-    caption's place, those of the other twin first. Raises RuntimeError if even these are not enough.
+    They are what the twin, pruned by Wanda, draws under the caption and is no copy (`answers.far_ones`). Where that
+    gives too few, the other names of its group take the caption's place, those of the other twin first. Raises
+    RuntimeError if even these are not enough.
     """
     home_of(targets)
     found, rows = [], []
@@ -77,22 +75,6 @@ def surrogates(world, targets, count: int = WRONG):
             raise RuntimeError(f"{target.name}: only {len(kept)} of {count} surrogates are no copies; prune more of it")
         found.append(torch.stack(kept))
     return torch.stack(found), rows
-
-
-def far_ones(world, target, prompt: str, count: int):
-    """At most `count` latents that the pruned twin draws under a prompt, far from the target; and how many it drew."""
-    detectors, kept = world.detectors([target]), []
-    with world.condition(target, "own", prune="Wanda") as pipe:
-        for first in range(0, DRAWS, PART):
-            latents = generate(pipe, prompt, seeds=range(first, first + PART), output="latents", **world.sampling)
-            images = decode(pipe, latents).cpu()
-            goals = target.image.expand_as(images)
-            near = torch.stack([detector(images, goals) for detector in detectors]).any(0)
-            near |= detectors[0].scores(images, goals) >= FAR * detectors[0].threshold
-            kept += latents[~near.to(latents.device)]
-            if len(kept) >= count:
-                break
-    return kept[:count], first + PART
 
 
 def kin(world, target) -> list[str]:

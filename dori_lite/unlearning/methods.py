@@ -20,7 +20,7 @@ from ..checks import check_count, check_seed, check_targets
 from ..diffusion import generator
 from ..dori import find_triggers
 from ..dori import starts as begin
-from ..models import StableDiffusionPipeline, check_latents, embed, encode, fingerprint
+from ..models import StableDiffusionPipeline, check_latents, conditions, encode, fingerprint
 from .loop import BATCH, forgetting
 
 ROUNDS, UPDATES, LR = 20, 25, 1e-4  # updates of the U-Net in a round, which begins with an attack
@@ -33,8 +33,8 @@ SLOTS = 5  # triggers of a target, each searched for in so many rounds, and then
 
 
 def own(pipe, targets) -> torch.Tensor:
-    """The embeddings of the targets' captions, [targets, 1, L, D]."""
-    return embed(pipe, [target.caption for target in targets])[:, None]
+    """The embeddings of the targets' captions, [targets, 1, L, D], in the U-Net's precision."""
+    return conditions(pipe, [target.caption for target in targets])[:, None]
 
 
 def captions(pipe, targets, others, number: int, triggers, seed: int) -> torch.Tensor:
@@ -127,14 +127,26 @@ METHODS = {
 
 
 def unlearn(
-    pipe, targets, method: str, retained, surrogates, *, folder, rounds: int = ROUNDS, lr: float = LR, seed: int = 0
+    pipe,
+    targets,
+    method: str,
+    retained,
+    surrogates,
+    *,
+    folder,
+    rounds: int = ROUNDS,
+    lr: float = LR,
+    seed: int = 0,
+    **options,
 ):
     """A new pipeline, like `pipe` but for its U-Net, that one of the `METHODS` trained to forget the `targets`.
 
     `retained` are latents [R, C, h, w] and embeddings [R, L, D], `surrogates` latents [targets, n, C, h, w]. A round is
     an attack and `UPDATES` of the adversarial method; every method is given what its `rounds` cost (`cost`).
-    Interrupted, the same call goes on from the checkpoint in `folder`. Raises ValueError for an unknown method, for
-    surrogates that are not as many as targets or the picture itself, and as `forgetting` does.
+    Interrupted, the same call goes on from the checkpoint in `folder`. `options` go to `forgetting`: a smaller `batch`
+    or another `optimizer`, where a GPU has no room for these. A U-Net in half precision is trained in fp32. Raises
+    ValueError for an unknown method, for surrogates that are not as many as targets or the picture itself, and as
+    `forgetting` does.
     """
     if method not in [*METHODS]:
         raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
@@ -152,7 +164,7 @@ def unlearn(
 
     next_round(0)
     about = json.dumps([fingerprint(pipe), method, [t.name for t in targets], seed, ATTACK, SLOTS, UPDATES])
-    options = {"steps": steps, "lr": lr, "folder": folder, "seed": seed, "label": method, "about": about}
+    options |= {"steps": steps, "lr": lr, "folder": folder, "seed": seed, "label": method, "about": about}
     for step, _ in forgetting(new, retained if how.retains else None, wrong, state, **options):
         if (step + 1) % UPDATES == 0 and step + 1 < steps:
             next_round((step + 1) // UPDATES)
@@ -189,8 +201,9 @@ def updates(method: str, targets: int, rounds: int) -> int:
 
 
 def copied(pipe):
-    """The pipeline with a U-Net of its own; all else is shared."""
-    parts = pipe.components | {"unet": copy.deepcopy(pipe.unet)}
+    """The pipeline with a U-Net of its own, in fp32 or wider; all else is shared."""
+    unet = copy.deepcopy(pipe.unet)
+    parts = pipe.components | {"unet": unet.to(torch.promote_types(unet.dtype, torch.float32))}
     new = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     new.set_progress_bar_config(disable=True)
     return new
