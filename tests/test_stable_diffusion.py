@@ -80,9 +80,17 @@ def test_targets_are_captions_with_a_picture(tiny, capsys):
         "7 captions (4 VM, 3 TM), 1 of them repeat another" in said
         and "none longer than the model's 28 tokens\n" in said
     )
-    assert "4 of 6 found" in said
+    assert "4 of 6 found (4 your own); missing: 2 no url\n" in said
     assert [t.name for t in tiny.targets("TM")] == ["some-0003", "some-0005"]
     assert [t.name for t in tiny.targets("VM", 1)] == ["some-0000"]
+
+
+def test_captions_that_share_a_file_are_counted(tiny, pictures, capsys):
+    """A host that is gone may answer with a picture that says so."""
+    for k in (2, 3):
+        (pictures / f"some-000{k}.png").write_bytes((pictures / "some-0000.png").read_bytes())
+    tiny.targets()
+    assert "missing: 2 no url; 3 of them share a file: is it a host's placeholder?\n" in capsys.readouterr().out
 
 
 def test_what_is_asked_of_a_list_that_it_has_not_is_said(tiny, folder, a_list, tmp_path, one_line):

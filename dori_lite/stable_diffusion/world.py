@@ -121,7 +121,8 @@ def targets(prompts, kind: str | None = None, count: int | None = None, *, pipe,
             labels = {"kind": row["kind"], "origin": row["origin"]}
             image = references.as_target_image(picture, size)
             found.append(evaluation.Target(row["name"], row["caption"], image, labels))
-        print(references.summary(part))
+        shared = part["sha256"][part["sha256"] != ""].duplicated(keep=False).sum()
+        print(references.summary(part) + f"; {shared} of them share a file: is it a host's placeholder?" * bool(shared))
         if len(found) >= count:
             break
     if not found:
