@@ -2,9 +2,14 @@
 
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -287,3 +292,57 @@ def test_a_model_is_fine_tuned_in_full_precision_whatever_its_own(tiny, both, tm
     unlearned, options = evaluation.Condition("unlearned", new), {"seeds": [0], "detectors": tiny.detectors()}
     found = evaluation.look(tiny, unlearned, targets[0], targets[0].caption, **options)
     assert 0 <= found["sscd mean"] <= 1
+
+
+# ---- several processes, and one that is killed -----------------------------------------------------------------
+
+SCRIPT = """
+import time
+from dori_lite import copies, evaluation
+from dori_lite.book import chapter
+
+detector = copies.Detector("sscd", lambda a, b: 1 - (a - b).abs().mean((1, 2, 3)), 0.7)
+options = {{"prompts": {prompts!r}, "images": {images!r}, "detector": detector}}
+world, settings, run = chapter.begin("10_x", "quick", 0, world={folder!r}, **options)
+world.sampling.update(steps=10)
+for t, m in run.todo("pruned", target=world.targets(), condition=["unpruned", "Wanda", "Wanda, 10 %"]):
+    condition = world.condition(t, prune=None if m == "unpruned" else m)
+    found = evaluation.look(world, condition, t, t.caption, seeds=[0, 1], detectors=world.detectors())
+    time.sleep({pause})
+    run.keep(found)
+"""
+
+
+@pytest.fixture
+def script(folder, a_list, pictures, tmp_path):
+    """Start the script as one of several processes of a run: script(runs, rank, count) → Popen."""
+
+    def start(place, rank=0, count=1, pause=0.0):
+        text = SCRIPT.format(prompts=str(a_list), images=str(pictures), folder=str(folder), pause=pause)
+        known = {"DORI_RUNS": str(tmp_path / place), "RANK": str(rank), "WORLD_SIZE": str(count)}
+        known |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        return subprocess.Popen([sys.executable, "-c", text], env=os.environ | known, stdout=subprocess.DEVNULL)
+
+    return start
+
+
+def table(place):
+    rows = runs.open_existing(place / "tiny" / "10_x" / "quick-0").rows("pruned")
+    return rows.sort_values(["target", "condition"]).reset_index(drop=True).drop(columns="at", errors="ignore")
+
+
+def test_processes_that_share_the_prompts_leave_the_table_of_one(script, tmp_path):
+    """As `accelerate launch` starts them; one of them is killed on the way, and begins again."""
+    assert script("one").wait() == 0
+    whole = table(tmp_path / "one")
+    assert len(whole) == 4 * 3
+    second = script("two", 1, 2, pause=0.5)
+    first = script("two", 0, 2, pause=0.5)
+    kept = tmp_path / "two" / "tiny" / "10_x" / "quick-0" / "rows"
+    while not [*kept.glob("pruned-1.jsonl")]:
+        assert second.poll() is None
+        time.sleep(0.1)
+    second.kill()
+    assert first.wait() == 0 and second.wait() == -9
+    assert script("two", 1, 2).wait() == 0  # what the first did not take over
+    pd.testing.assert_frame_equal(table(tmp_path / "two"), whole)

@@ -26,6 +26,7 @@ from .verdicts import judged, same_sign
 REEF, SD = "dori_lite.reef.world", "dori_lite.stable_diffusion.world"
 WORLDS = {"reef": REEF, "reef-first": REEF, "sd14": SD, "sd2": SD}
 FIRST, NOT_YET = "reef-first", "not yet run"
+NAMES = (str, Path, int, type(None))  # options that a run's stamp holds as they are; of others, their kind
 ANEW = "DORI_ANEW"  # set by `dori-lite book --force`: the rows are made anew as well
 SHOW = "DORI_SHOW"  # set to "published" for the site: chapters show their published runs and compute no rows
 
@@ -46,7 +47,8 @@ def begin(chapter: str, profile: str, seed: int, *models: str, world: str = "ree
     if shown:
         return loaded, settings, shown
     stamp = {"weights": digest(loaded.hashes), "cells": experiment_cells(chapter)}
-    stamp |= {"options": {key: str(value) for key, value in options.items()}} if options else {}
+    said = {key: str(value) if isinstance(value, NAMES) else type(value).__name__ for key, value in options.items()}
+    stamp |= {"options": said} if options else {}
     anew = os.environ.get(ANEW) == "1"
     return loaded, settings, open_run(chapter, settings, seed, world=loaded.name, stamp=stamp, anew=anew)
 
