@@ -95,7 +95,9 @@ def training(
     (one-cycle; `warmup` is the share of the steps on the way up). Gradients are cut to the norm `clip`.
 
     `optimizer` "adafactor" keeps two vectors for a matrix where Adam keeps two matrices, for a model whose Adam has no
-    room; its `lr` counts in units of each weight's size (torch's `Adafactor`), and `betas` are not looked at.
+    room (torch's factors the last two axes alone: of a convolution it keeps more, of Stable Diffusion's U-Net half the
+    weights' size). Its `lr` counts in units of each weight's size, and `betas` are not looked at.
+
     `precision` is accelerate's word for it, "no" for fp32 everywhere [default: `autocast_precision`].
 
     The body of the loop may look at `task`, which holds the current weights, and change `state`: tensors of any

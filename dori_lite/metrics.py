@@ -57,9 +57,12 @@ def memorization_rate(scores, threshold: float) -> dict:
 
 
 def check_distinct(seeds) -> list[int]:
-    """The seeds of one caption's pictures, each once: a rate would count a picture twice. Raises ValueError."""
+    """The seeds of one caption's pictures, each once: a rate would count a picture twice. Raises ValueError.
+
+    torch's generator on the CPU keeps 32 bits of a seed, so that 0 and 2³² are the same.
+    """
     seeds = check_seeds(seeds)
-    if len(set(seeds)) < len(seeds):
+    if len({seed % 2**32 for seed in seeds}) < len(seeds):
         raise ValueError(f"a seed comes twice in {seeds}, and its picture would count twice; give different ones")
     return seeds
 

@@ -70,7 +70,8 @@ def published_neurons(pipe, path) -> dict[str, WeightMask]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, row {line}: {NEURONS} cannot be read ({error})") from None
         neurons = {name: sorted(set(several)) for name, several in zip(layers, lists, strict=True)}
-        mask = WeightMask(of_neurons(pipe.unet, neurons).layers, model, {"neurons": sum(map(len, neurons.values()))})
+        chosen = {name: where.cpu() for name, where in of_neurons(pipe.unet, neurons).layers.items()}  # a GPU is small
+        mask = WeightMask(chosen, model, {"neurons": sum(map(len, neurons.values()))})
         if caption in masks and masks[caption] != mask:
             raise ValueError(f"{path}, row {line}: {caption!r:.60} comes twice, with other neurons")
         masks[caption] = mask

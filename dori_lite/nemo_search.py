@@ -133,7 +133,7 @@ class Ablation:
         return torch.stack([known[s] for s in which])
 
     def differences(self, blocked: dict, which: list[int]) -> torch.Tensor:
-        """δ of some seeds with neurons blocked. What stands before the layer in work is replayed, not computed."""
+        """δ of some seeds with neurons blocked. What stands before the layer in work is replayed."""
         self.samples += len(which)
         ready = all(s in self.stored for s in which)
         past = {m: joined([self.stored[s][m] for s in which]) for m in self.prefix} if ready else {}
@@ -182,8 +182,8 @@ class Ablation:
     def effect(self, layer: str, neuron: int):
         """What restoring a neuron changes for each seed, by `estimate`, and how far that may be off: [S] twice.
 
-        Slopes err by their own size, and small ones by more; so the doubt is the slope and the layer's average one.
-        On the reef's tuning canaries no decision was missed (benchmarks/nemo.py stops if one is).
+        Slopes err by their own size, and small ones by more; so the doubt is the slope and the layer's average one. On
+        the reef's tuning canaries no decision was missed (benchmarks/nemo.py stops if one is).
         """
         slopes = self.slopes[layer]
         return slopes[:, neuron], slopes[:, neuron].abs() + slopes[:, self.rows[layer]].abs().mean(1)
@@ -194,39 +194,33 @@ class Ablation:
 
     def highest(self, blocked: dict) -> float:
         """The highest similarity over all seeds: NeMo's `mem`."""
-        self.last = self.measure(blocked, range(len(self.seeds))).to(self.last)
-        self.doubt = torch.zeros_like(self.doubt)
+        self.last, self.doubt = self.measure(blocked, range(len(self.seeds))).to(self.last), self.doubt * 0
         return self.last.max().item()
 
     def estimate(self, blocked: dict) -> None:
         """First-order effect of restoring each neuron on each seed's similarity: one backward pass a seed.
 
-        A value layer is linear, so a blocked neuron is a gate at 0 on its output, and one pass gives the slope
-        at all gates together. Counted as three samples a seed.
+        A blocked neuron is a gate at 0 on a linear layer's output: one pass gives the slopes at all, for three samples.
         """
         if not self.lazy:
             return
         slopes = {name: [] for name, rows in blocked.items() if rows}
         scale = 2.0**14 if self.y.dtype == torch.float16 else 1.0  # halves have no numbers as small as these slopes
         for s in range(len(self.seeds)):
-            gates = self.gates(blocked)
-            with torch.enable_grad():
-                for gate in gates.values():
-                    gate.requires_grad_()
-                score = similarity(self.clear[s : s + 1], self.forward(gates, [s]), self.multiscale).sum() * scale
+            gates = {name: gate.requires_grad_() for name, gate in self.gates(blocked).items()}
+            with torch.enable_grad(), self.gated(gates):  # to the end: checkpointed blocks are computed again
+                score = similarity(self.clear[s : s + 1], self.predicted([s]), self.multiscale).sum() * scale
                 for name, slope in zip(gates, torch.autograd.grad(score, list(gates.values())), strict=True):
                     slopes[name].append(slope.to(self.last) / scale)
-        self.samples += 3 * len(self.seeds)
+        self.samples, self.rows = self.samples + 3 * len(self.seeds), blocked
         self.slopes = {name: torch.stack(rows) for name, rows in slopes.items()}
-        self.rows = blocked
 
     def gates(self, blocked: dict) -> dict:
         """0 for blocked neurons and 1 for the others, for each layer with blocked ones: {layer: [out]}."""
         gates = {}
-        for name, rows in blocked.items():
-            if rows:
-                gates[name] = torch.ones(self.unet.get_submodule(name).out_features).to(self.y)
-                gates[name][rows] = 0
+        for name, rows in ((name, rows) for name, rows in blocked.items() if rows):
+            gates[name] = torch.ones(self.unet.get_submodule(name).out_features).to(self.y)
+            gates[name][rows] = 0
         return gates
 
     def enter(self, layer: str) -> None:
@@ -235,10 +229,15 @@ class Ablation:
 
     def forward(self, gates: dict, which: list[int]):
         """δ of some seeds with the value layers' outputs scaled by `gates`."""
-        edits = {name: (lambda v, name=name: v * gates[name]) for name in gates}
-        with edited(self.unet, edits):
-            x_T, y = self.x_T[which], self.y.expand(len(which), -1, -1)
-            return self.unet(x_T, self.t, y, return_dict=False)[0] - x_T
+        with self.gated(gates):
+            return self.predicted(which)
+
+    def gated(self, gates: dict):
+        return edited(self.unet, {name: (lambda v, name=name: v * gates[name]) for name in gates})
+
+    def predicted(self, which: list[int]):
+        x_T, y = self.x_T[which], self.y.expand(len(which), -1, -1)
+        return self.unet(x_T, self.t, y, return_dict=False)[0] - x_T
 
 
 def before(unet, layer: str) -> list[str]:

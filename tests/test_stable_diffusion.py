@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from dori_lite import copies, evaluation, masks, models, nemo, runs
 from dori_lite.book import chapter
+from dori_lite.diffusion import initial_noise
 from dori_lite.nemo_statistics import save
 from dori_lite.reef import canaries, captions
 from dori_lite.stable_diffusion import forgetting
@@ -90,6 +91,17 @@ def test_targets_are_captions_with_a_picture(tiny, capsys):
     assert [t.name for t in tiny.targets("VM", 1)] == ["some-0000"]
 
 
+def test_a_folder_of_ones_own_is_all_that_is_asked(folder, tmp_path, pictures, monkeypatch):
+    (tmp_path / "urls.csv").write_text(
+        "caption,url\na fish,http://127.0.0.1:1/x.jpg\na blue fish,http://127.0.0.1:1/y.jpg\n"
+    )
+    (pictures / "urls-0000.png").write_bytes((pictures / "some-0000.png").read_bytes())
+    asked, download = [], sd.references.download_picture
+    monkeypatch.setattr(sd.references, "download_picture", lambda url, **o: asked.append(url) or download(url, **o))
+    made = sd.load(world=folder, device="cpu", prompts=tmp_path / "urls.csv", images=pictures)
+    assert [t.caption for t in made.targets()] == ["a fish"] and not any(asked)
+
+
 def test_captions_that_share_a_file_are_counted(tiny, pictures, capsys):
     """A host that is gone may answer with a picture that says so."""
     for k in (2, 3):
@@ -113,9 +125,11 @@ def test_the_models_own_pictures_stand_for_references_and_are_drawn_once(folder,
     asked, draw = [], sd.generate
     monkeypatch.setattr(sd, "generate", lambda *a, **o: asked.append(o["seeds"]) or draw(*a, **o))
     [first, second] = made.targets(count=2)
-    assert asked == [[2**40], [2**40]]  # a noise that no experiment draws: a target's own come from its name
+    assert asked == [[sd.OWN_SEED], [sd.OWN_SEED]]
+    noise = initial_noise(made.models["own"], [sd.OWN_SEED, *range(100)])
+    assert all(not torch.equal(noise[0], other) for other in noise[1:])  # torch keeps 32 bits of a seed
     assert first.labels == {"kind": "VM", "origin": "generated"} and not torch.equal(first.image, second.image)
-    drawn = evaluation.ask(made.models["own"], [first], seeds=[2**40], **made.sampling)[0, 0]
+    drawn = evaluation.ask(made.models["own"], [first], seeds=[sd.OWN_SEED], **made.sampling)[0, 0]
     assert (drawn - first.image).abs().max() <= 0.5 / 255 + 1e-6
     monkeypatch.setattr(sd, "generate", lambda *args, **options: pytest.fail("drawn twice"))
     assert torch.equal(made.targets(count=1)[0].image, first.image)
@@ -149,6 +163,40 @@ def test_masks_are_the_papers_and_found_once(tiny, monkeypatch, one_line):
     assert tiny.localise("own", "Wanda, 10 %", caption) == ten
     match = "no method 'Wand'; there are: NeMo, Wanda, Wanda, 10 %"
     one_line(ValueError, match, tiny.localise, "own", "Wand", caption)
+
+
+def test_masks_follow_what_they_depend_on(tiny, tmp_path):
+    """The options that methods have, the sampling as it is by then, and what a file of captions holds."""
+    pipe, caption = tiny.models["own"], SCENES[0]
+    seven = tiny.localise("own", "Wanda, 10 %", caption, which="seven", seed=3)
+    assert seven == sd.wanda.localise(pipe, caption, 0.1, which="seven", seed=3, **tiny.sampling)
+    assert len(seven.layers) == 7
+    first = tiny.localise("own", "Wanda, 10 %", caption)
+    tiny.sampling.update(steps=20)
+    other = tiny.localise("own", "Wanda, 10 %", caption)
+    assert other == sd.wanda.localise(pipe, caption, 0.1, **tiny.sampling) and other != first
+    low, high = (tiny.localise("own", "NeMo", caption, seeds=[0, 1], tau=tau) for tau in (-1.0, 1.0))
+    assert low.about["memorized"] and not high.about["memorized"]  # its own tau in the place of the computed one
+    places = {*(tmp_path / "runs").rglob("NeMo*")}
+    (tmp_path / "others.txt").write_text("\n".join(SCENES[8:]))
+    tiny.localise("own", "NeMo", caption, seeds=[0, 1], tau=1.0)
+    assert {*(tmp_path / "runs").rglob("NeMo*")} - places
+
+
+def test_published_statistics_are_not_those_of_stable_diffusion_2(tiny, one_line, monkeypatch):
+    pipe = tiny.models["own"]
+    monkeypatch.setattr(sd, "WIDTH_OF_2", pipe.unet.config.cross_attention_dim)
+    one_line(ValueError, "x.pt is of Stable Diffusion 1.4, and this model is a 2", sd.nemo_settings, pipe, None, "x.pt")
+
+
+def test_nemo_searches_a_checkpointed_model(tiny):
+    """As a large model is loaded: what is computed again for the gradient is computed with the same gates."""
+    pipe, others = tiny.models["own"], SCENES[6:]
+    options = {"tau": -1.0, "tau_blocked": 0.9, "seeds": range(3), "steps": 10}
+    plain = nemo.localise(pipe, SCENES[0], nemo.statistics(pipe, others), **options)
+    pipe.unet.enable_gradient_checkpointing()
+    again = nemo.localise(pipe, SCENES[0], nemo.statistics(pipe, others), **options)
+    assert again.neurons == plain.neurons and again.samples == plain.samples and plain.sets > 3
 
 
 def test_nemo_is_set_by_the_published_files_or_by_captions_that_are_not_memorized(tiny, folder, tmp_path):
@@ -300,6 +348,7 @@ SCRIPT = """
 import time
 from dori_lite import copies, evaluation
 from dori_lite.book import chapter
+from dori_lite.diffusion import initial_noise
 
 detector = copies.Detector("sscd", lambda a, b: 1 - (a - b).abs().mean((1, 2, 3)), 0.7)
 options = {{"prompts": {prompts!r}, "images": {images!r}, "detector": detector}}

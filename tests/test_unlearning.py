@@ -222,6 +222,8 @@ def test_all_methods_cost_what_the_adversarial_one_does(targets):
         count = methods.updates(method, 4, 10)
         assert 0 <= budget * how.share - methods.cost(method, 4, count) < methods.cost(method, 4, 1)
     assert methods.updates("nothing retained", 4, 100) == 0.4 * methods.updates("caption", 4, 100)
+    small = methods.cost("adversarial", 4, 20 * methods.UPDATES, (1, 1))  # a smaller batch, and the same attack
+    assert methods.updates("caption", 4, 20, (1, 1)) == small // 2 and small == 500 * 2 + 20 * 800
     assert methods.cost("caption", 4, 7) == 7 * 32 and methods.cost("continued", 4, 7) == 7 * 24
 
 

@@ -2,7 +2,7 @@
 
     print(table())
 
-`benchmarks/full_size.py` measures, and writes `full_size.json` beside this module.
+`tools/full_size.py` measures, and writes `full_size.json` beside this module.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ def table(path=MEASURED):
 
     measured = files.read_json(path)
     if not measured:
-        raise FileNotFoundError(f"{path} is not there; python benchmarks/full_size.py measures")
+        raise FileNotFoundError(f"{path} is not there; python tools/full_size.py measures")
     stages = {row["stage"]: row for row in measured.values() if row["device"] == "cpu"}
     rows = []
     for name, row in stages.items():

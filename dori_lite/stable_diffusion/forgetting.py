@@ -16,7 +16,7 @@ from ..unlearning.methods import ROUNDS, unlearn
 PRUNE, WRONG = "Wanda, 10 %", 8  # what draws the surrogates, and how many of a target
 # A sample of each side, since activations are large; Adafactor, since Adam's two copies of 860 million weights have no
 # room. Its rate is in units of a weight's size, and ours: the paper's is not in what we could read.
-SMALL = {"batch": (1, 1), "optimizer": "adafactor", "lr": 3e-4}
+SMALL = {"batch": (1, 1), "samples": 4, "optimizer": "adafactor", "lr": 3e-4}
 
 
 @torch.no_grad()
@@ -48,7 +48,8 @@ def adversarial(
     """A new pipeline whose U-Net was trained against the attack until it forgot the `targets`: hours on a small GPU.
 
     `rounds` begin with an attack on the model as it is; `options` take the place of those in `SMALL`. Interrupted, the
-    same call goes on from the checkpoint in `folder`. Raises as `sides` and `unlearning.methods.unlearn` do.
+    same call goes on from the checkpoint in `folder`, which takes 5 GB and, while it is written, as much memory beside
+    the GPU's (twice as much with a safetensors before 0.8). Raises as `sides` and `unlearning.methods.unlearn` do.
     """
     retained, wrong = sides(world, targets, controls, count)
     options = {**SMALL, "rounds": rounds, "seed": seed, **options}

@@ -26,8 +26,9 @@ SAMPLING = {"guidance": 7.0, "steps": 50}  # NeMo's; the paper's own guidance is
 PROMPTS = {"sd14": "nemo", "sd2": "jeon-sd2"}
 DOSES = {"Wanda": 0.01, "Wanda, 10 %": 0.1}
 METHODS = ("NeMo", *DOSES)
-STATISTICS, COMPARED = 500, 64  # captions for NeMo's means and deviations, and for its thresholds
-OWN_SEED = 2**40  # of the picture that stands for a reference: no table draws it
+STATISTICS, COMPARED = 400, 64  # captions for NeMo's means and deviations, and for its thresholds
+WIDTH_OF_2 = 1024  # of Stable Diffusion 2's embeddings
+OWN_SEED = 2**32 - 1  # of the picture that stands for a reference: no table draws it (torch keeps 32 bits of a seed)
 KINDS = ("VM", "TM")
 
 
@@ -70,7 +71,7 @@ def load(
         name=re.sub(r"[^\w.-]|^\W", "-", Path(world).name),  # a folder's, for the run
         models={"own": pipe},
         targets=partial(targets, PROMPTS[world] if prompts is None else prompts, **given),
-        detectors=lambda targets=(), seed=0: [detector or copies.sscd(trust)],
+        detectors=lambda targets=(), seed=0: [detector or sscd(trust)],
         relation=relation,
         localise=localiser(pipe, unmemorized, statistics, sampling, trust),
         hashes={"own": models.fingerprint(pipe)},
@@ -78,6 +79,12 @@ def load(
         alignment=alignment or by_clip,
         controls=partial(targets, unmemorized, **others),
     )
+
+
+@cache
+def sscd(trust: bool) -> copies.Detector:
+    """SSCD, read from its file once."""
+    return copies.sscd(trust)
 
 
 def relation(target: evaluation.Target, which: str) -> str:
@@ -114,6 +121,7 @@ def targets(prompts, kind: str | None = None, count: int | None = None, *, pipe,
     if images == "generated":
         return [own_picture(pipe, row, sampling) for _, row in rows.head(count).iterrows()]
     own, found = (None if images == "url" else images), []
+    rows = rows if own is None else rows.assign(url="")  # pictures of one's own, and no others
     for k in range(0, len(rows), 4 * count):  # no more are asked for than are needed
         part = references.collect(rows.iloc[k : k + 4 * count], own=own)
         for _, row in part[part["path"] != ""].iterrows():
@@ -132,8 +140,8 @@ def targets(prompts, kind: str | None = None, count: int | None = None, *, pipe,
 
 def own_picture(pipe, row, sampling) -> evaluation.Target:
     """The undefended model's own drawing of a caption, as a target; drawn once and kept in the cache."""
-    asked = files.digest([models.fingerprint(pipe), row["caption"], sampling["guidance"], sampling["steps"]])
-    path = assets.cache_folder() / "generated" / f"{asked[:24]}.png"
+    asked = [models.fingerprint(pipe), row["caption"], OWN_SEED, sampling["guidance"], sampling["steps"]]
+    path = assets.cache_folder() / "generated" / f"{files.digest(asked)[:24]}.png"
     if not path.exists():
         drawn = generate(pipe, row["caption"], seeds=[OWN_SEED], **sampling)[0].cpu()
         with files.whole(path) as unfinished:
@@ -153,8 +161,8 @@ def localiser(pipe, unmemorized, statistics, sampling, trust=False) -> Callable[
     """
 
     @cache
-    def base(**options):
-        return wanda.activation_norms(pipe, "", **sampling, **options)
+    def base(**options):  # with the sampling as it is by then: callers may change it
+        return wanda.activation_norms(pipe, "", **options)
 
     @cache
     def settings():
@@ -163,7 +171,7 @@ def localiser(pipe, unmemorized, statistics, sampling, trust=False) -> Callable[
     def find(model: str, method: str, prompt, target=None, **options) -> masks.WeightMask:
         if method not in METHODS:
             raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
-        known = [str(unmemorized), statistics and files.sha256(statistics)] if method == "NeMo" else []
+        known = [content_of(unmemorized), content_of(statistics)] if method == "NeMo" else []
         asked = [prompt, options, known, models.fingerprint(pipe), sampling, stamps.code_of_rows()]
         name = files.slug(method, files.digest(asked)[:24])
         path = runs_folder() / "stable-diffusion" / "masks" / f"{name}.safetensors"
@@ -171,20 +179,32 @@ def localiser(pipe, unmemorized, statistics, sampling, trust=False) -> Callable[
 
     def made(method, prompt, options):
         if method in DOSES:
-            return wanda.localise(pipe, prompt, DOSES[method], base=base(**options), **sampling, **options)
-        return nemo.localise(pipe, prompt, **settings(), **options).mask(pipe.unet)
+            which, options = options.get("which", "sixteen"), {k: v for k, v in options.items() if k != "which"}
+            options = {**sampling, **options}
+            known = base(names=(*wanda.layers(pipe.unet, which),), **options)
+            return wanda.localise(pipe, prompt, DOSES[method], base=known, which=which, **options)
+        return nemo.localise(pipe, prompt, **{**settings(), **options}).mask(pipe.unet)
 
     return find
+
+
+def content_of(source) -> str | None:
+    """What stands for a list or a file in a mask's name: a file's SHA-256, a list's name."""
+    return files.sha256(source) if source is not None and Path(source).is_file() else source
 
 
 def nemo_settings(pipe, unmemorized, statistics=None, trust: bool = False) -> dict:
     """What `nemo.localise` needs: statistics, τ and the variant that τ belongs to.
 
-    A published file (`.pt`) brings the published τ; a file of one's own, or none, one of captions of `unmemorized`.
+    A published file (`.pt`) brings the published τ; a file of one's own, or none, that of captions of `unmemorized`,
+    its last, since its first are the controls. ValueError for a published file and Stable Diffusion 2, whose layers
+    have the same sizes.
     """
     if statistics is not None and Path(statistics).suffix == ".pt":
+        if pipe.unet.config.cross_attention_dim == WIDTH_OF_2:
+            raise ValueError(f"{statistics} is of Stable Diffusion 1.4, and this model is a 2: leave statistics out")
         return {"statistics": published_statistics(pipe, statistics), **nemo.PUBLISHED}
     captions = lists.read(unmemorized, trust=trust)["caption"].tolist()
-    known = nemo.statistics(pipe, captions[:STATISTICS]) if statistics is None else load_statistics(statistics)
-    tau, _ = nemo.thresholds(pipe, captions[:COMPARED], variant="published")
+    known = nemo.statistics(pipe, captions[-STATISTICS:]) if statistics is None else load_statistics(statistics)
+    tau, _ = nemo.thresholds(pipe, captions[-COMPARED:], variant="published")
     return {"statistics": known, "tau": tau, "variant": "published"}

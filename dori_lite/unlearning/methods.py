@@ -18,7 +18,7 @@ import torch
 
 from ..checks import check_count, check_seed, check_targets
 from ..diffusion import generator
-from ..dori import find_triggers
+from ..dori import SAMPLES, find_triggers
 from ..dori import starts as begin
 from ..models import StableDiffusionPipeline, check_latents, conditions, encode, fingerprint
 from .loop import BATCH, forgetting
@@ -87,7 +87,7 @@ def moves(pipe, targets, others, number: int, triggers, seed: int) -> torch.Tens
     return with_captions(pipe, targets, moved)
 
 
-def grown(pipe, targets, others, number: int, triggers, seed: int) -> torch.Tensor:
+def grown(pipe, targets, others, number: int, triggers, seed: int, samples: int = SAMPLES) -> torch.Tensor:
     """Triggers [targets, `SLOTS`, L, D] after one more round of attack on the model as it is now.
 
     Each is searched for in `SLOTS` rounds, `ATTACK` in each, and then begun anew from another of the `starts`: so some
@@ -99,7 +99,8 @@ def grown(pipe, targets, others, number: int, triggers, seed: int) -> torch.Tens
         y = torch.where(old[None, :, None, None].to(y.device), triggers.to(y), y)
     latents = encode(pipe, torch.stack([target.image for target in targets])).repeat_interleave(SLOTS, 0)
     streams = [f"{target.name} {number} {slot}" for target in targets for slot in range(SLOTS)]
-    found = find_triggers(pipe, latents, y.flatten(0, 1), seed=seed, streams=streams, **ATTACK)
+    options = {"seed": seed, "streams": streams, "samples": samples, **ATTACK}
+    found = find_triggers(pipe, latents, y.flatten(0, 1), **options)
     return found.embeddings.to(y).view_as(y)
 
 
@@ -137,34 +138,38 @@ def unlearn(
     rounds: int = ROUNDS,
     lr: float = LR,
     seed: int = 0,
+    batch=BATCH,
+    samples: int = SAMPLES,
     **options,
 ):
     """A new pipeline, like `pipe` but for its U-Net, that one of the `METHODS` trained to forget the `targets`.
 
     `retained` are latents [R, C, h, w] and embeddings [R, L, D], `surrogates` latents [targets, n, C, h, w]. A round is
     an attack and `UPDATES` of the adversarial method; every method is given what its `rounds` cost (`cost`).
-    Interrupted, the same call goes on from the checkpoint in `folder`. `options` go to `forgetting`: a smaller `batch`
-    or another `optimizer`, where a GPU has no room for these. A U-Net in half precision is trained in fp32. Raises
-    ValueError for an unknown method, for surrogates that are not as many as targets or the picture itself, and as
-    `forgetting` does.
+    Interrupted, the same call goes on from the checkpoint in `folder`. Where a GPU has no room: a smaller `batch` of
+    updates, fewer `samples` at once in the attack, and in `options`, which go to `forgetting`, another `optimizer`. A
+    U-Net in half precision is trained in fp32. Raises ValueError for an unknown method, for surrogates that are not as
+    many as targets or the picture itself, and as `forgetting` does.
     """
     if method not in [*METHODS]:
         raise ValueError(f"no method {method!r}; there are: {', '.join(METHODS)}")
     check_targets(targets)
-    how, seed, new, steps = METHODS[method], check_seed(seed), copied(pipe), updates(method, len(targets), rounds)
+    how, seed, new = METHODS[method], check_seed(seed), copied(pipe)
+    steps = updates(method, len(targets), rounds, batch)
     wrong, state = surrogates if how.embeddings else None, {}
     if how.embeddings:
         check_surrogates(pipe, targets, surrogates)
 
     def next_round(number):
         if how.attacks:
-            state["triggers"] = grown(new, targets, retained[1], number, state.get("triggers"), seed)
+            state["triggers"] = grown(new, targets, retained[1], number, state.get("triggers"), seed, samples)
         if how.embeddings:
             state["y"] = how.embeddings(new, targets, retained[1], number, state.get("triggers"), seed)
 
     next_round(0)
     about = json.dumps([fingerprint(pipe), method, [t.name for t in targets], seed, ATTACK, SLOTS, UPDATES])
-    options |= {"steps": steps, "lr": lr, "folder": folder, "seed": seed, "label": method, "about": about}
+    options |= {"steps": steps, "lr": lr, "batch": batch, "folder": folder, "seed": seed}
+    options |= {"label": method, "about": about}
     for step, _ in forgetting(new, retained if how.retains else None, wrong, state, **options):
         if (step + 1) % UPDATES == 0 and step + 1 < steps:
             next_round((step + 1) // UPDATES)
@@ -185,19 +190,19 @@ def check_surrogates(pipe, targets, surrogates) -> None:
             raise ValueError(f"a surrogate of {target.name} is the picture itself; give a wrong answer in its place")
 
 
-def cost(method: str, targets: int, count: int) -> int:
+def cost(method: str, targets: int, count: int, batch=BATCH) -> int:
     """Samples that go through the U-Net, forwards and backwards, in so many updates by a method, attacks included."""
     how, rounds = METHODS[method], -(-check_count("updates", count) // UPDATES)
     attack = check_count("targets", targets) * SLOTS * ATTACK["steps"] * ATTACK["batch"] if how.attacks else 0
-    return count * (BATCH[0] * how.retains + BATCH[1] * (how.embeddings is not None)) + rounds * attack
+    return count * (batch[0] * how.retains + batch[1] * (how.embeddings is not None)) + rounds * attack
 
 
-def updates(method: str, targets: int, rounds: int) -> int:
+def updates(method: str, targets: int, rounds: int, batch=BATCH) -> int:
     """How many updates a method may make for what the adversarial one costs in so many rounds, or its `share` of it."""
-    budget = cost("adversarial", targets, check_count("rounds", rounds) * UPDATES)
+    budget = cost("adversarial", targets, check_count("rounds", rounds) * UPDATES, batch)
     if METHODS[method].attacks:
         return rounds * UPDATES
-    return int(METHODS[method].share * budget) // cost(method, targets, 1)
+    return int(METHODS[method].share * budget) // cost(method, targets, 1, batch)
 
 
 def copied(pipe):
