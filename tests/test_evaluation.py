@@ -78,7 +78,8 @@ def test_asking_for_nothing_is_an_error(pipe, one_line):
     one_line(ValueError, "no prompts", grid, pipe, [], [0])
 
 
-BAD_SEEDS = [([1, 2**32 + 1], r"a seed comes twice"), ([3, 3], r"a seed comes twice in \[3, 3\]"), (3, "seeds must be a list"), ([-1], "seed=-1 is not"),
+BAD_SEEDS = [([1, 2**32 + 1], r"a seed comes twice"),  # 32 bits of it count
+             ([3, 3], r"a seed comes twice in \[3, 3\]"), (3, "seeds must be a list"), ([-1], "seed=-1 is not"),
              ([2**64], "seed=.* is not a count"), ([0.5], "seed=0.5 is not"), (["0"], "seed='0' is not"),
              ([], "no seeds")]  # fmt: skip
 
