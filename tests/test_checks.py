@@ -364,7 +364,8 @@ OF_UNETS = {  # and those that take a U-Net alone
 SILENT = ["v-prediction", "fused", "LoRA", "IP-Adapter", "compiled", "a U-Net", "a name"]  # asked of every function
 STRUCTURE = ["fused", "IP-Adapter", "processor", "LoRA", "compiled", "compiled in place", "offloaded", "FreeU", "SDXL"]
 STRUCTURE += ["quantised class", "parallel"]
-INNER = {"check_sampling", "timed_scheduler", "noises", "starts", "check", "score", "pndm"}  # reached through the others
+# reached through the others
+INNER = {"check_sampling", "timed_scheduler", "noises", "starts", "check", "score", "pndm"}
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
