@@ -136,9 +136,9 @@ def training(
     set_seed(0)  # only for what a module might draw by itself; the recipes' batches do not need it
     with locks.alone() if alone else nullcontext():
         accelerator = Accelerator(mixed_precision=precision or autocast_precision(), cpu=not torch.cuda.is_available())
-    decay, plain = {"weight_decay": weight_decay}, optimizer == "adamw"
+    plain = optimizer == "adamw"
     new = partial(torch.optim.AdamW, betas=betas) if plain else torch.optim.Adafactor
-    optimizer = new(trained, lr, **decay)
+    optimizer = new(trained, lr, weight_decay=weight_decay)
     rates = new_schedule(schedule, optimizer, lr, steps, warmup)
     ema = EMAModel(trained, decay=ema_decay) if ema_decay else None
     if ema:

@@ -1,7 +1,7 @@
 """Every stage on an architecture of Stable Diffusion 1.4's size, with random weights: shapes, precision, memory.
 
-    python tools/full_size.py            # all stages on the CPU, each in a process of its own; some ten minutes
-    python tools/full_size.py attack     # one of them
+    python tools/full_size.py           # all stages, each in a process of its own; some twenty minutes on a CPU
+    python tools/full_size.py sample    # one of them, printed and not kept
 
 What it prints is kept in `dori_lite/stable_diffusion/full_size.json`, from which the book's table is made. A stage
 that a GPU ran is measured there; a CPU's is in fp32, and what a GPU would need is computed from it and called so.

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from .. import assets, copies, evaluation, files, masks, metrics, models, nemo, stamps, wanda
-from ..checks import check_count, check_pipe
+from ..checks import check_count
 from ..diffusion import generate
 from ..nemo_published import published_statistics
 from ..nemo_statistics import load as load_statistics
@@ -58,7 +58,6 @@ def load(
     if names:
         raise ValueError(f"Stable Diffusion has no {names[0]!r}: what needs it can be asked in the reef alone")
     pipe = models.load(world, device)
-    check_pipe(pipe)
     large = pipe.unet.config.sample_size >= 32
     if large:  # what a small GPU has room for; slower by a third
         pipe.unet.enable_gradient_checkpointing()
@@ -66,7 +65,6 @@ def load(
         raise ValueError(f"{world}: nothing says which captions it memorized; give prompts, a list's name or a file")
     sampling = {**SAMPLING, "batch": 4 if large else 32}
     given = {"pipe": pipe, "images": images, "sampling": sampling, "trust": trust}
-    others = {**given, "images": "generated"} if images == "generated" else given
     return evaluation.World(
         name=re.sub(r"[^\w.-]|^\W", "-", Path(world).name),  # a folder's, for the run
         models={"own": pipe},
@@ -77,7 +75,7 @@ def load(
         hashes={"own": models.fingerprint(pipe)},
         sampling=sampling,
         alignment=alignment or by_clip,
-        controls=partial(targets, unmemorized, **others),
+        controls=partial(targets, unmemorized, **given),
     )
 
 
