@@ -22,6 +22,7 @@ CLAIMS = {
     "07": 6,
     "08": 10,
     "09": 4,
+    "10": 0,
 }  # how many verdicts a chapter's record holds
 
 
@@ -88,6 +89,10 @@ def test_rows_are_complete_and_of_one_kind_each(executed):
     assert found == named | {"cut": 2, "again": 1 + 1, "fresh": 3, "cost": 3}
     found = {kind: len(run["09"].rows(kind)) / attacked for kind in run["09"].kinds()}
     assert found == {"attack": 4 * 2 * 2 - 2, "again": 1 / 2, "utility": 4, "loss": 4 * 10, "completion": 4}
+    found = {kind: len(run["10"].rows(kind)) for kind in run["10"].kinds()}
+    asked = 2 * 2 + 2 + 2  # two pictures and a control in two models each, one picture and the control in the unlearned
+    attack = 2 * (3 + 2 + 2) + 2 * 3 + 3 + 2
+    assert found == {"asked": asked, "attack": attack, "trigger": 2 * 2, "apart": 2 * 2 * 24, "agree": 2 * 2}
 
 
 def test_every_canary_has_noises_of_its_own_and_the_same_picture_wherever_it_is_asked_alike(executed):
@@ -145,7 +150,7 @@ def test_outputs_show_figures_without_error(executed):
 
 def test_site_is_built_from_the_same_outputs(executed):
     shown = [build.show(path, force=True) for path in build.chapters()]
-    assert [path is not None for path in shown] == [path.stem[:2] != "00" for path in build.chapters()]
+    assert [path is not None for path in shown] == [CLAIMS.get(path.stem[:2], 0) > 0 for path in build.chapters()]
     index = build.site("quick")
     page = index.parent / "chapters" / "01_a_model_that_remembers.html"
     text = page.read_text(encoding="utf-8")

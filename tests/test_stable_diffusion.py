@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
 
 from dori_lite import copies, evaluation, masks, models, nemo, runs
-from dori_lite.book import chapter
+from dori_lite.book import chapter, pages
 from dori_lite.diffusion import initial_noise
 from dori_lite.nemo_statistics import save
 from dori_lite.reef import canaries, captions
@@ -272,6 +273,62 @@ def test_a_chapter_begins_on_a_pipelines_folder(folder, a_list, pictures, tmp_pa
     one_line(ValueError, "Stable Diffusion has no 'twin-a'", chapter.begin, "10_x", "quick", 0, "twin-a", **options)
 
 
+@pytest.fixture
+def executed(folder, a_list, pictures, tmp_path, monkeypatch):
+    """A function that runs chapter 10's code cells; a small pipeline stands in Stable Diffusion's place."""
+    detector = copies.Detector("sscd", lambda a, b: darkness(a, b) / 2, 0.7)  # nothing is a copy
+    (tmp_path / "others.txt").write_text("\n".join(SCENES[6:]))
+    of_folder = models.load
+    monkeypatch.setattr(models, "load", lambda name, device=None: of_folder(folder, device="cpu"))
+    monkeypatch.setattr(sd, "sscd", lambda trust: detector)
+    monkeypatch.setattr(sd, "by_clip", lambda images, target: images.mean((1, 2, 3)))
+    monkeypatch.setitem(sd.PROMPTS, "sd14", a_list)
+    monkeypatch.setitem(sd.SAMPLING, "steps", 10)
+    monkeypatch.setattr(methods, "UPDATES", 2)
+    monkeypatch.setattr(methods, "ATTACK", {"steps": 1, "lr": 0.1, "batch": 1})
+    monkeypatch.setattr(answers, "FAR", 2.0)  # random weights draw what is near to anything
+    load, asked = sd.load, []
+
+    def without_a_network(*names, images, trust, **options):
+        asked.append((images, trust))
+        return load(*names, images="generated", unmemorized=tmp_path / "others.txt", **options)
+
+    monkeypatch.setattr(sd, "load", without_a_network)
+    path = pages.find("10")
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" and cell.id != "set-up"]
+
+    def run(**settings):
+        here = {}
+        for cell in cells:
+            exec(compile(cell.source, cell.id, "exec"), here)
+            if cell.id == "parameters":
+                here.update(settings)
+        assert asked == [("url", True)] * len(asked)
+        return here
+
+    return run
+
+
+def test_chapter_10_runs_on_stable_diffusion(executed, monkeypatch):
+    """Every cell, with the calls that the real model gets; what it leaves is read again and not made anew."""
+    here = executed(where="sd14")
+    run, rows = here["run"], here["run"].rows
+    assert run.world == "sd14" and {*rows("asked")["origin"]} == {"generated"}
+    assert run.read_record()["verdicts"] == {}
+    known = ["remembers", "pruned by NeMo", "pruned by Wanda", "pruned by Wanda, 10 %"]
+    assert [*rows("asked")["condition"]] == [*known, "not memorized", "not memorized, pruned", *["adversarial"] * 2]
+    assert {*rows("attack")["start"]} == {"prompt", "random", "another caption"}
+    assert {*rows("agree")["method"]} == {"NeMo", "Wanda", "Wanda, 10 %"}
+    beside = here["reproduce"].beside("sd-rates", run)
+    assert beside.loc["score: caption, unpruned", "status"] == "both"
+    assert beside.loc["score: caption, unpruned", "obtained"] == pytest.approx(rows("asked")["sscd mean"][0], abs=0.01)
+    assert (here["reproduce"].beside("sd2", run)["status"] == "not yet run").all()
+    before = (run.folder / "rows" / "attack-0.jsonl").read_bytes()
+    monkeypatch.setattr(evaluation, "attack", lambda *_, **__: pytest.fail("attacked again"))
+    again = executed(where="sd14")["run"]
+    assert (again.folder / "rows" / "attack-0.jsonl").read_bytes() == before
+
+
 def test_the_readme_s_lines_of_stable_diffusion_work(tiny, capsys):
     """With a small pipeline in the place of the real one, and fewer steps."""
     readme = Path(__file__).parent.parent / "README.md"
@@ -347,7 +404,7 @@ def test_a_model_is_fine_tuned_in_full_precision_whatever_its_own(tiny, both, tm
 SCRIPT = """
 import time
 from dori_lite import copies, evaluation
-from dori_lite.book import chapter
+from dori_lite.book import chapter, pages
 from dori_lite.diffusion import initial_noise
 
 detector = copies.Detector("sscd", lambda a, b: 1 - (a - b).abs().mean((1, 2, 3)), 0.7)

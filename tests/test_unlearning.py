@@ -1,10 +1,12 @@
 """Unlearning: the loss is the one that is written down, each side takes its turn, and a stopped loop goes on."""
 
 import copy
+import logging
 import os
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from dori_lite.diffusion import alphas_cumprod
@@ -225,6 +227,22 @@ def test_all_methods_cost_what_the_adversarial_one_does(targets):
     small = methods.cost("adversarial", 4, 20 * methods.UPDATES, (1, 1))  # a smaller batch, and the same attack
     assert methods.updates("caption", 4, 20, (1, 1)) == small // 2 and small == 500 * 2 + 20 * 800
     assert methods.cost("caption", 4, 7) == 7 * 32 and methods.cost("continued", 4, 7) == 7 * 24
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_copy_is_trained_in_fp32_or_wider_and_made_without_a_warning(pipe, dtype, caplog):
+    """diffusers warns of `.to(dtype)`, and a warning is noise on a page."""
+    unet = copy.deepcopy(pipe.unet)
+    torch.nn.Module.to(unet, dtype)
+    old = StableDiffusionPipeline(**pipe.components | {"unet": unet}, requires_safety_checker=False)
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    try:
+        new = methods.copied(old)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records and new.unet is not unet and unet.dtype == dtype
+    assert new.unet.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 @pytest.mark.parametrize("method", methods.METHODS)

@@ -171,13 +171,21 @@ def expected(about: dict, run=None):
     """The paper's numbers beside those of a run [default: the published ones]: a table, one line a quantity.
 
     Its columns are quantity, expected (the paper's), source, obtained, low and high (a claim's interval), and status: a
-    claim's verdict, or who has a number.
+    claim's verdict, who has a number, or "not yet run" where the run is not of the entry's model.
     """
     import pandas as pd
 
-    lines = [line | obtained(line, run) for line in quantities(about)]
+    elsewhere = run is not None and run.world != about.get("model", run.world)
+    ours = {"obtained": None, "status": NOT_YET}
+    lines = [line | (ours if elsewhere else obtained(line, run)) for line in quantities(about)]
     columns = ["quantity", "paper", "source", "obtained", "low", "high", "status"]
     return pd.DataFrame(lines, columns=columns).rename(columns={"paper": "expected"})
+
+
+def beside(name: str, run):
+    """The `expected` table of an entry, by quantity, for a chapter. Raises ValueError for an unknown name."""
+    table = expected(entry(name), run).drop(columns=["low", "high"]).set_index("quantity")
+    return table.astype(object).fillna("")
 
 
 def quantities(about: dict) -> list[dict]:
@@ -192,9 +200,15 @@ def quantities(about: dict) -> list[dict]:
     for key in about.get("claims", []):
         line = {"quantity": told.SHORT[key], "claim": key}
         lines.append(line | {"paper": CLAIMS[key].paper, "source": CLAIMS[key].source})
+    own = {line["quantity"]: line for line in lines}
     for other in about.get("like", []):
-        theirs = [line for line in quantities(ENTRIES[other]) if "paper" in line and "claim" not in line]
-        lines += [{key: line[key] for key in ("quantity", "paper", "source")} for line in theirs]
+        for line in quantities(ENTRIES[other]):
+            if "paper" in line and "claim" not in line:
+                reported = {key: line[key] for key in ("quantity", "paper", "source")}
+                if line["quantity"] in own:
+                    own[line["quantity"]].update(reported)
+                else:
+                    lines.append(reported)
     return lines
 
 

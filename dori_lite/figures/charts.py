@@ -17,7 +17,8 @@ from . import style
 from .style import BLUE, COPY, PALETTE, RELATIONS, chart, known_only, legend_above, name_rows, shared_legend, styles
 
 COPIES = "share of pictures that are copies"
-PANELS = {"start": {"prompt": "from the caption", "random": "from random numbers"}}
+STARTS = {"prompt": "from the caption", "random": "from random numbers", "another caption": "from another caption"}
+PANELS = {"start": STARTS}
 PANELS |= {"home": {"a": "pictures of twin A", "b": "pictures of twin B"}}
 OVER = {"steps": "attack steps", "k": "directions in which the embedding may move"}
 
@@ -145,7 +146,7 @@ def rate_curves(rows, value="descriptor rate", panels="start", threshold=None, l
             axis.set(title=PANELS.get(panels, {}).get(side, side), xlabel=OVER.get(over, over))
             if threshold is not None:
                 axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
-        axes[0].set_ylabel(label or COPIES)
+        axes[0].set(ylabel=label or COPIES, **({"ylim": (-0.04, 1.04)} if value.endswith("rate") else {}))
         shared_legend(figure)
     return figure
 

@@ -18,7 +18,7 @@ LOOKS = {"unpruned": "remembers", "Wanda": "pruned by Wanda", "neurons by loss":
 LOOKS |= {"NeMo": "pruned by NeMo", "NeMo, sixteen layers": "pruned by NeMo", "other twin": "never saw it"}
 LOOKS |= {"never saw it": "never saw it", "other twin, same mask": "never saw it, same mask"}
 ITSELF = ("remembers", "pruned by Wanda", "adversarial", "never saw it, same mask", "never saw it, forgot others")
-LOOKS |= {name: name for name in ITSELF}
+LOOKS |= {name: name for name in (*ITSELF, "not memorized")}
 CONTROL, MOST = "held-out", 4  # the look of a control; panels that a page has room for
 
 

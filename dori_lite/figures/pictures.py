@@ -144,27 +144,28 @@ def poster(rows: dict, steps, target, threshold: float, title: str = "", caption
     return figure
 
 
-def poster_of(run, target, conditions, threshold: float, kind: str = "attack", start: str = "prompt"):
-    """The `poster` of one target from a run's rows and kept pictures: a row a condition, a column a number of steps.
+def poster_of(run, target, conditions, threshold: float, score: str = "descriptor"):
+    """The `poster` of one target under attack from the caption: a row a condition, a column a number of steps.
 
-    The steps are those whose pictures the run kept of every one of the conditions. Raises ValueError where it has none.
+    `score` is the detector whose `threshold` it is. The steps are those whose pictures the run kept of every one of the
+    conditions. Raises ValueError where it has none.
     """
-    lines, at = poster_rows(run, target, conditions, kind, start)
+    lines, at = poster_rows(run, target, conditions, score)
     return poster(lines, at, target.image, threshold, TITLE, f"“{target.caption}”")
 
 
-def poster_rows(run, target, conditions, kind: str = "attack", start: str = "prompt"):
+def poster_rows(run, target, conditions, score: str = "descriptor"):
     """The rows of a `poster` that a run has, {label: [(picture, score), …]}, and the numbers of steps they share.
 
     Raises ValueError for no conditions, and for one that it has no rows of.
     """
-    rows = run.rows(kind)
-    rows = rows[(rows["target"] == target.name) & (rows["start"] == start)]
+    rows = run.rows("attack")
+    rows = rows[(rows["target"] == target.name) & (rows["start"] == "prompt")]
     if strange := [name for name in conditions if name not in set(rows["condition"])] or not len(conditions):
         raise ValueError(f"the run has no rows of {target.name!r} under {strange}; name conditions that it has")
     lines, at = {}, min((sorted(rows[rows["condition"] == name]["steps"]) for name in conditions), key=len)
     for name in conditions:
-        scores = rows[rows["condition"] == name].set_index("steps")["descriptor"]
+        scores = rows[rows["condition"] == name].set_index("steps")[score]
         label = name.replace(" ", "\n", 1)
-        lines[label] = [(run.image(kind, target, name, start, k), scores[k][0]) for k in at]
+        lines[label] = [(run.image("attack", target, name, "prompt", k), scores[k][0]) for k in at]
     return lines, at

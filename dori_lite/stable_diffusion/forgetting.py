@@ -47,10 +47,14 @@ def adversarial(
 ):
     """A new pipeline whose U-Net was trained against the attack until it forgot the `targets`: hours on a small GPU.
 
-    `rounds` begin with an attack on the model as it is; `options` take the place of those in `SMALL`. Interrupted, the
-    same call goes on from the checkpoint in `folder`, which takes 5 GB and, while it is written, as much memory beside
-    the GPU's (twice as much with a safetensors before 0.8). Raises as `sides` and `unlearning.methods.unlearn` do.
+    It is trained in fp32, and returned in the model's precision. `rounds` begin with an attack on the model as it is;
+    `options` take the place of those in `SMALL`. Interrupted, the same call goes on from the checkpoint in `folder`,
+    which takes 5 GB and, while it is written, as much memory beside the GPU's (twice as much with a safetensors before
+    0.8). Raises as `sides` and `unlearning.methods.unlearn` do.
     """
     retained, wrong = sides(world, targets, controls, count)
     options = {**SMALL, "rounds": rounds, "seed": seed, **options}
-    return unlearn(world.models["own"], targets, "adversarial", retained, wrong, folder=folder, **options)
+    base = world.models["own"]
+    new = unlearn(base, targets, "adversarial", retained, wrong, folder=folder, **options)
+    torch.nn.Module.to(new.unet, base.unet.dtype)  # a small GPU has no more room
+    return new

@@ -208,7 +208,7 @@ def updates(method: str, targets: int, rounds: int, batch=BATCH) -> int:
 def copied(pipe):
     """The pipeline with a U-Net of its own, in fp32 or wider; all else is shared."""
     unet = copy.deepcopy(pipe.unet)
-    parts = pipe.components | {"unet": unet.to(torch.promote_types(unet.dtype, torch.float32))}
+    parts = pipe.components | {"unet": unet if unet.dtype == torch.float64 else unet.float()}  # `.to(dtype)` warns
     new = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     new.set_progress_bar_config(disable=True)
     return new
