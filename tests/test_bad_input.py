@@ -110,7 +110,8 @@ LEFT_OUT = {
         book.site.with_outputs book.site.fold book.site.side_by_side book.site.contents book.site.tabs book.site.block
         book.site.fenced book.site.configured book.site.mathjax_folder
         book.publish.standard book.claims.read book.reproduce.figures book.reproduce.expected book.reproduce.quantities
-        book.reproduce.quoted book.reproduce.made_by book.reproduce.as_csv book.reproduce.replace""",
+        book.reproduce.beside book.reproduce.quoted book.reproduce.made_by book.reproduce.as_csv
+        book.reproduce.replace""",
     "they take nothing that could be wrong": """
         masks.WeightMask.count masks.WeightMask.density masks.WeightMask.densities dori.Triggers.tensors
         dori.Triggers.displacement runs.runs_folder runs.Run.rows runs.Run.kinds runs.Run.images runs.Run.record

@@ -310,6 +310,28 @@ def test_a_run_of_one_s_own_stands_for_its_chapter_s_published_one(small):
     assert told.verdict_of("replay", own=own)["estimate"] == 0.856, "of the reef, which this run is not of"
 
 
+def test_a_run_of_another_model_gives_no_number(tmp_path, one_line):
+    """The reef stands in for Stable Diffusion in chapter 10: its numbers are not to stand beside the paper's."""
+    known = {}
+    for world in ("sd14", "reef"):
+        own = known[world] = open_run("10_x", "quick", 0, world=world, base=tmp_path)
+        for name in own.todo("asked", condition=["remembers"]):
+            own.keep({"target": "t", "sscd rate": 0.25, "name": name})
+    table = reproduce.beside("sd-rates", known["sd14"])
+    assert dict(table.loc["rate: caption, unpruned"]) == {
+        "expected": 0.98,
+        "source": "blog",
+        "obtained": 0.25,
+        "status": "both",
+    }
+    assert table.index.is_unique and table.loc["rate: caption, Wanda", "status"] == NOT_HERE
+    other = reproduce.beside("sd-rates", known["reef"])
+    assert {*other["status"]} == {"not yet run"} and {*other["obtained"]} == {""}
+    assert other.loc["rate: caption, unpruned", "expected"] == 0.98
+    assert {*reproduce.beside("sd2", known["sd14"])["status"]} == {"not yet run"}
+    one_line(ValueError, "nothing is called 'sd-rate'", reproduce.beside, "sd-rate", known["sd14"])
+
+
 # ---- what cannot be had ----------------------------------------------------------------------------------
 
 

@@ -42,8 +42,8 @@ PALETTE = {
     "held-out": ("#555555", "X", (0, (1, 3))),
     "held-out, pruned": ("#999999", "*", (0, (2, 4))),
     "pruned by Wanda, 10 %": ("#A65628", "d", (0, (4, 2))),
-    "not memorized": ("#555555", "X", (0, (1, 3))),
-    "not memorized, pruned": ("#999999", "*", (0, (2, 4))),
+    "not memorized": ("#4D4D52", "8", (0, (1, 4))),
+    "not memorized, pruned": ("#A3A3AB", "x", (0, (2, 6))),
 }
 # What an unpruned model is to a picture, and the condition whose style it therefore has.
 RELATIONS = {"own twin": "remembers", "other twin": "never saw it", "parent": "parent"}
