@@ -13,10 +13,12 @@ from pathlib import Path
 
 import typer
 
+from .assignments import commands
 from .book.address import address, write_address
 
 __all__ = ["app", "main", "checkout", "address", "write_address"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+commands.add(app)
 # glibc hands large freed blocks back to the kernel and asks for them again at every step; keeping them
 # saves about a fifth of a training step on the CPU. It must be set before the process starts.
 MALLOC = {

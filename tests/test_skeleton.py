@@ -22,7 +22,8 @@ from dori_lite.book.kernel import ROWS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dori_lite"
-NOTEBOOKS = sorted((ROOT / "book").rglob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "book" / "chapters").glob("*.ipynb"))
+ASSIGNMENTS = sorted((ROOT / "book" / "assignments").rglob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # A module imports only from entries above its own; within a folder (unlearning, reef, figures) anything goes.
@@ -32,11 +33,12 @@ LAYERS = [
     *("nemo_statistics", "nemo_search", "nemo", "nemo_published", "neurons", "wanda"),
     *("dori", "locality", "spread", "activations", "overlap"),
     *("evaluation", "checkpoints", "fit", "units", "runs", "unlearning", "stable_diffusion", "reef", "figures", "book"),
-    *("audit", "cli"),
+    *("assignments", "audit", "cli"),
 ]
 # So it is within book/.
 BOOK = [
     "address",
+    "checks",
     "profiles",
     "reported",
     "claims",
@@ -170,7 +172,7 @@ def unwanted_imports(source: str) -> set[str]:
 def test_nothing_imports_torchvision_or_pickle():
     files = [path for name in ("dori_lite", "tests", "benchmarks", "tools") for path in (ROOT / name).rglob("*.py")]
     sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
-    sources |= {path.name: python(nbformat.read(path, 4)) for path in NOTEBOOKS}
+    sources |= {path.name: python(nbformat.read(path, 4)) for path in NOTEBOOKS + ASSIGNMENTS}
     assert not {name for name, source in sources.items() if unwanted_imports(source)}
     assert unwanted_imports("def f():\n    from torchvision.ops import nms\n    import pickle as p") == {
         "torchvision",
@@ -204,13 +206,13 @@ def declared(source: str) -> dict:
     return {node.targets[0].id: node.value.value for node in body} if plain else {}
 
 
-def notebook_problems(notebook) -> list[str]:
+def notebook_problems(notebook, allowed=({"profile": "quick", "seed": 0}, PARAMETERS)) -> list[str]:
     problems = []
     cells = code_cells(notebook)
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         problems.append(f"{len(tagged)} cells are tagged `parameters`")
-    elif declared(tagged[0].source) not in ({"profile": "quick", "seed": 0}, PARAMETERS):
+    elif declared(tagged[0].source) not in allowed:
         problems.append('the parameters cell is not just `profile = "quick"`, `seed = 0` and perhaps `where = "reef"`')
     for cell in cells:
         lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
@@ -239,6 +241,11 @@ def notebook_problems(notebook) -> list[str]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_notebooks_are_clean(path):
     assert not notebook_problems(nbformat.read(path, 4))
+
+
+@pytest.mark.parametrize("path", ASSIGNMENTS, ids=["-".join(path.parts[-2:]) for path in ASSIGNMENTS])
+def test_assignments_are_clean(path):
+    assert not notebook_problems(nbformat.read(path, 4), [{"student": "practice"}])
 
 
 def parameters(source='profile = "quick"\nseed = 0'):
@@ -357,7 +364,7 @@ def test_the_count_of_tags_bites():
 
 
 def test_the_set_up_cell_is_the_same_everywhere():
-    first = {code_cells(nbformat.read(path, 4))[0].source for path in NOTEBOOKS}
+    first = {code_cells(nbformat.read(path, 4))[0].source for path in NOTEBOOKS + ASSIGNMENTS}
     assert len(first) == 1 and "import dori_lite" in first.pop().splitlines()[1]  # before torch
 
 
@@ -409,7 +416,7 @@ def test_copies_of_the_address_agree_with_their_source():
     name = address.removeprefix("https://github.com/")
     assert yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"] == address
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["repository-code"] == address
-    texts = {path.name: python_and_shell(nbformat.read(path, 4)) for path in NOTEBOOKS}
+    texts = {path.name: python_and_shell(nbformat.read(path, 4)) for path in NOTEBOOKS + ASSIGNMENTS}
     if (ROOT / "README.md").exists():
         texts["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
     for file, text in texts.items():

@@ -51,12 +51,13 @@ def pages(root=None) -> list[str]:
 
 
 def chapters(root=None) -> list[Path]:
-    """The notebooks among the pages. Raises FileNotFoundError for a page that does not exist."""
+    """The chapters among the pages: notebooks that are run. Raises FileNotFoundError for a page that does not exist."""
     book = Path(root or checkout()).resolve() / "book"
     for page in pages(book.parent):
         if not any((book / f"{page}{suffix}").exists() for suffix in (".ipynb", ".md")):
             raise FileNotFoundError(f"book/_toc.yml names {page}, which does not exist")
-    return [path for page in pages(book.parent) if (path := book / f"{page}.ipynb").exists()]
+    found = [book / f"{page}.ipynb" for page in pages(book.parent) if page.startswith("chapters/")]
+    return [path for path in found if path.exists()]
 
 
 def alone(root: Path):

@@ -5,6 +5,8 @@
 The paper's surrogates x̃; that some of them are still copies, and have to be left out, is ours.
 """
 
+import torch
+
 from ..checks import check_are_targets, check_count
 from ..diffusion import generate
 from ..models import decode
@@ -26,7 +28,7 @@ def far_ones(world, target, prompt: str, count: int, prune: str = "Wanda"):
     with world.condition(target, "own", prune=prune) as pipe:
         for first in range(0, DRAWS, PART):
             latents = generate(pipe, prompt, seeds=range(first, first + PART), output="latents", **world.sampling)
-            images = decode(pipe, latents).cpu()
+            images = torch.cat([decode(pipe, part).cpu() for part in latents.split(world.sampling["batch"])])
             goals = target.image.expand_as(images)
             near = detectors[0].scores(images, goals) >= FAR * detectors[0].threshold
             for detector in detectors:
