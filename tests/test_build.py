@@ -947,3 +947,45 @@ def test_colab_installs_what_is_missing_into_this_python(colab, monkeypatch):
     monkeypatch.setattr(colab.subprocess, "call", lambda command: 1)
     with pytest.raises(SystemExit, match="^dori-lite: the installation did not finish .*: run this cell again$"):
         colab.main()
+
+
+def test_colab_says_what_to_click_where_something_is_too_old(colab, monkeypatch):
+    assert not colab.too_old(ROOT)
+    known = {"diffusers": "0.35.2", "torch": "2.11.0+cu128"}
+    monkeypatch.setattr(colab.metadata, "version", lambda name: known.get(name, "99.0"))
+    monkeypatch.setattr(colab.subprocess, "call", lambda command: pytest.fail("installed"))
+    match = "^dori-lite: diffusers is 0.35.2, and 0.39 is needed: in Colab, click Runtime > Change runtime type"
+    with pytest.raises(SystemExit, match=match):
+        colab.main()
+
+
+GIT = """#!/bin/sh
+[ -e "$HOME/unreachable" ] && exit 128
+for place; do :; done
+mkdir -p dori-lite/tools && echo new > dori-lite/tools/colab.py
+"""
+
+
+def test_the_set_up_cell_runs_in_a_new_folder_again_and_after_a_crash(tmp_path):
+    """Its lines for the shell, with a `git` of our own."""
+    cells = nbformat.read(ROOT / "book" / "chapters" / "00_diffusion_in_one_reef.ipynb", 4).cells
+    source = next(cell.source for cell in cells if "set-up" in cell.metadata.get("tags", []))
+    lines = [line.strip()[1:] for line in source.splitlines() if line.strip().startswith("!")]
+    (tmp_path / "git").write_text(GIT)
+    (tmp_path / "git").chmod(0o755)
+    (work := tmp_path / "work").mkdir()
+    place = work / "dori-lite" / "tools" / "colab.py"
+
+    def run():
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+        shell = [subprocess.run(["sh", "-c", line], cwd=work, env=environment, capture_output=True) for line in lines]
+        return b"".join(done.stdout for done in shell).decode()
+
+    assert not run() and place.read_text() == "new\n"
+    place.write_text("here already\n")
+    assert not run() and place.read_text() == "here already\n"
+    place.unlink()  # a clone that was broken off
+    assert not run() and place.read_text() == "new\n"
+    shutil.rmtree(work / "dori-lite")
+    (tmp_path / "unreachable").touch()
+    assert run() == "GitHub is out of reach: run this cell again later\n"

@@ -363,6 +363,35 @@ def test_the_count_of_tags_bites():
     assert BOOKS.search("table = run.rows('x').pivot(index='a')") and not BOOKS.search("loss = (a - b).square()")
 
 
+NOT_ON_COLAB = ("papermill", "nbclient", "jupyter_book", "sphinx", "nbstripout", "jupyter_server_mathjax", "myst_nb")
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names!r}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+{lines}
+"""
+
+
+def test_notebooks_import_nothing_that_colab_has_not():
+    trees = [ast.parse(python(nbformat.read(path, 4))) for path in NOTEBOOKS + ASSIGNMENTS]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    lines = "\n".join(sorted({ast.unparse(node) for node in nodes}))
+    found = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(names=NOT_ON_COLAB, lines=lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-500:]
+    bites = WITHOUT.format(names=NOT_ON_COLAB, lines="import dori_lite.book.build")
+    assert subprocess.run([sys.executable, "-c", bites], cwd=ROOT, capture_output=True).returncode == 1
+
+
 def test_the_set_up_cell_is_the_same_everywhere():
     first = {code_cells(nbformat.read(path, 4))[0].source for path in NOTEBOOKS + ASSIGNMENTS}
     assert len(first) == 1 and "import dori_lite" in first.pop().splitlines()[1]  # before torch

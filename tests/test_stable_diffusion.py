@@ -375,7 +375,7 @@ def test_surrogates_that_are_copies_are_too_few(tiny, both, monkeypatch, one_lin
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_is_fine_tuned_in_full_precision_whatever_its_own(tiny, both, tmp_path, monkeypatch, dtype):
+def test_a_model_is_fine_tuned_in_full_precision_and_comes_back_in_its_own(tiny, both, tmp_path, monkeypatch, dtype):
     targets, controls = both
     pipe = tiny.models["own"].to(dtype=dtype)
     monkeypatch.setattr(methods, "UPDATES", 2)
@@ -383,15 +383,18 @@ def test_a_model_is_fine_tuned_in_full_precision_whatever_its_own(tiny, both, tm
     before = models.fingerprint(pipe)
     options = {"folder": tmp_path / "work", "rounds": 1, "count": 2}
     new = forgetting.adversarial(tiny, targets, controls, **options)
-    assert new.unet.dtype == torch.float32 and pipe.unet.dtype == dtype and models.fingerprint(pipe) == before
+    assert new.unet.dtype == dtype and pipe.unet.dtype == dtype and models.fingerprint(pipe) == before
     changed = [
         not torch.equal(a, b.float()) for a, b in zip(new.unet.parameters(), pipe.unet.parameters(), strict=True)
     ]
-    assert all(changed) and not any(p.requires_grad for p in new.unet.parameters())
+    least = all if dtype == torch.float32 else any  # half precision rounds small changes away
+    assert least(changed) and not any(p.requires_grad for p in new.unet.parameters())
     with safe_open(tmp_path / "work" / "checkpoint.safetensors", "pt") as file:
         assert '"adafactor"' in file.metadata()["settings"] and file.metadata()["step"] == "2"
+        trained = {file.get_tensor(name).dtype for name in list(file.keys())}
+        assert torch.bfloat16 not in trained
     kept, wrong = forgetting.sides(tiny, targets, controls, count=2)
-    assert {part.dtype for part in (*kept, wrong, methods.own(new, targets))} == {torch.float32}
+    assert {part.dtype for part in (*kept, wrong)} == {torch.float32} and methods.own(new, targets).dtype == dtype
     again = forgetting.adversarial(tiny, targets, controls, **options)  # nothing is left to do
     assert models.fingerprint(again) == models.fingerprint(new)
     unlearned, options = evaluation.Condition("unlearned", new), {"seeds": [0], "detectors": tiny.detectors()}

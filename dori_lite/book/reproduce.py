@@ -19,7 +19,7 @@ import nbformat
 
 from .. import files
 from ..runs import open_existing, runs_folder
-from . import build, told
+from . import told
 from .chapter import FIRST, NOT_YET
 from .claims import CLAIMS
 from .pages import PUBLISHED, WORLD, alone, asks_where, chapters, checkout
@@ -83,6 +83,8 @@ def reproduce(name: str, profile: str | None = None, model: str | None = None, o
     What an earlier call left there is removed. Raises ValueError for what is unknown, not made or not yet run, OSError
     where nothing can be written, and as `build.execute`.
     """
+    from . import build  # runs notebooks, by what Colab has not; tables need it not
+
     about = entry(name)
     model = about.get("model", WORLD) if model is None else model
     path = chapter_of(name, profile, model)
@@ -138,12 +140,13 @@ def chapter_of(name: str, profile: str | None, model: str) -> Path | None:
 
 def run_of(path: Path, profile: str | None, model: str, processes: int) -> tuple:
     """A chapter's run, and the notebook that was executed for it: the published ones, or your own."""
-    root = checkout()
+    from . import build
+
     if profile is None:
-        with alone(root):  # `build.show`, for any world
+        with alone(root := checkout()):  # `build.show`, for any world
             done = build.execute_alone(path, PUBLISHED, 0, False, root, model)
         return told.runs(model)[path.stem[:2]], nbformat.read(done, 4)
-    done = build.execute(path, profile, 0, False, root, model, processes)
+    done = build.execute(path, profile, 0, False, checkout(), model, processes)
     folder = runs_folder() / model / path.stem / f"{profile}-0"
     if not (folder / "record.json").exists():  # the page was kept, and its rows were not
         again = f"dori-lite book --chapter {path.stem[:2]} --profile {profile} --world {model} --force"
