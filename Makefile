@@ -5,13 +5,16 @@ PROFILE = quick
 RUN = $(PYTHON) tools/bootstrap.py
 DORI = $(RUN) -m dori_lite.cli
 QUICKLY = not slow and not gpu and not hub
+# Two processes share the tests, a file at a time (tests/conftest.py).
+SHARED = -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help book test test-all test-gpu lint verify-models bench clean
+.PHONY: help book test test-all test-colab-floor test-gpu lint verify-models bench clean
 
 help:
 	@echo "make book           run the chapters and build the site (PROFILE=quick)"
-	@echo "make test           style, unit tests, every chapter once, the site"
-	@echo "make test-all       the same and the slow tests"
+	@echo "make test           style, unit tests, every chapter once with tiny counts, the site"
+	@echo "make test-all       the same with the counts of quick, the slow tests, and test-colab-floor"
+	@echo "make test-colab-floor  chapters and an assignment with the versions that Colab has"
 	@echo "make test-gpu       on a machine with CUDA: its tests, and every chapter once"
 	@echo "make verify-models  check that the models do what the book says of them"
 	@echo "make bench          run every benchmark"
@@ -26,10 +29,14 @@ lint:
 	@$(RUN) -m ruff format --check .
 
 test: lint
-	@$(RUN) -m pytest -m "$(QUICKLY)"
+	@DORI_TINY=1 $(RUN) -m pytest $(SHARED) -m "$(QUICKLY)"
 
 test-all: lint
-	@$(RUN) -m pytest -m "not hub"
+	@$(RUN) -m pytest $(SHARED) -m "not hub"
+	@$(RUN) tools/colab_floor.py
+
+test-colab-floor:
+	@$(RUN) tools/colab_floor.py
 
 verify-models:
 	@$(DORI) verify-models

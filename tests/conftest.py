@@ -1,4 +1,13 @@
-"""What many tests share: a pipeline of the reef's classes with random weights, and a check of error messages."""
+"""What many tests share: a pipeline of the reef's classes with random weights, and a check of error messages.
+
+Two processes share the tests (`pytest -n 2`), each with one thread: small models gain little by a second one. A file's
+tests stay together, for their fixtures; those that build the book here do so one after the other, and begin first.
+"""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch; the processes that tests start have it as well
 
 import dori_lite  # noqa: F401, I001  (before torch, whose threads it tells when to sleep)
 import pytest
@@ -8,6 +17,18 @@ from dori_lite.reef import canaries, networks
 from dori_lite.reef.captions import write
 from dori_lite.reef.tokenizer import new_tokenizer
 from dori_lite.reef.networks import pipeline
+
+
+BUILDERS = ("test_book", "test_reproduce")  # they hold the lock of the checkout's `_build`
+LONG = ("test_stable_diffusion", "test_sandbox", "test_a2", "test_a3", "test_bad_input", "test_unlearning")
+
+
+def pytest_collection_modifyitems(items):
+    """Files as groups, the longest first."""
+    order = {name: k for k, name in enumerate((*BUILDERS, *LONG))}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("book" if item.path.stem in BUILDERS else item.path.stem))
 
 
 @pytest.fixture(scope="session")

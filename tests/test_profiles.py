@@ -27,6 +27,22 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(profiles, "cuda_available", lambda: False)
 
 
+@pytest.fixture(autouse=True)
+def whole(monkeypatch):
+    """The profiles as readers have them, also where all tests run with `DORI_TINY`."""
+    monkeypatch.delenv("DORI_TINY", raising=False)
+
+
+def test_the_tests_own_counts_are_smaller_and_of_quick_alone(monkeypatch):
+    before = {name: load(name) for name in ("quick", "standard")}
+    monkeypatch.setenv("DORI_TINY", "1")
+    after = {name: load(name) for name in ("quick", "standard")}
+    assert before["standard"] == after["standard"] and before["quick"] != after["quick"]
+    assert after["quick"].name == "quick" and load("quick", canaries=3).canaries == 3
+    counts = [dataclasses.astuple(profile)[2:] for profile in (after["quick"], before["quick"])]
+    assert all(a <= b for a, b in zip(*counts, strict=True))
+
+
 def test_the_table(gpu):
     assert list(PROFILES) == ["quick", "standard", "full"]
     counts = {name: (load(name).canaries, load(name).generation_seeds) for name in PROFILES}

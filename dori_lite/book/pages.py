@@ -9,6 +9,7 @@ notebook without the cells that a reader works on.
 
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
@@ -19,6 +20,7 @@ import nbformat
 import yaml
 
 from .. import assets, files, locks
+from .profiles import TINY
 
 WORLD = "reef"  # the book's
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "matplotlib")  # whose version decides about a rerun
@@ -86,7 +88,7 @@ def key(chapter, profile: str, seed: int, world: str = WORLD) -> str:
     data = assets.data_folder()
     versions = [platform.python_version(), *map(metadata.version, LIBRARIES)]
     code = [cell.source for cell in code_cells(nbformat.read(chapter, 4), profile)]
-    about = [profile, seed, world, versions, code, assets.manifest(data / "reef")]
+    about = [profile, seed, world, versions, code, assets.manifest(data / "reef"), os.environ.get(TINY)]
     digest = hashlib.sha256(json.dumps(about).encode())
     parts = ((assets.PACKAGE, "*.py"), (assets.PACKAGE, "*.toml"), (data, "manifest.json"), (data / "results", "*"))
     for folder, pattern in parts:

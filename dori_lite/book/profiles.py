@@ -6,6 +6,7 @@ Counts only. What an experiment *is* (layers, thresholds, guidance) belongs to i
 in every profile.
 """
 
+import os
 from dataclasses import dataclass, fields, replace
 
 from ..files import digest
@@ -63,11 +64,13 @@ PROFILES = {
         Profile("full", ("cuda",), 16, 16, 10, 25, 50, 1000, triggers=24, forgotten=4),
     )
 }
+# With DORI_TINY=1, for the tests: `quick` is smaller still. That every cell runs is all that it shows.
+TINY, TINY_COUNTS = "DORI_TINY", {"canaries": 2, "attack_steps": 1, "control_steps": 2}
 OVERRIDABLE = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs"))
 
 
 def load(name: str, /, **overrides: int) -> Profile:
-    """The profile `name`, with some of its counts replaced: `load("quick", canaries=2)`.
+    """The profile `name`, with some of its counts replaced: `load("quick", canaries=2)`. DORI_TINY=1 shrinks `quick`.
 
     Raises ValueError for an unknown name, an unknown count or one that is not a positive whole number,
     RuntimeError when the profile needs a GPU and this machine has none.
@@ -79,7 +82,8 @@ def load(name: str, /, **overrides: int) -> Profile:
     for key, value in overrides.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{key}={value!r} is not a count; set it to a whole number from 1 on")
-    profile = replace(PROFILES[name], **overrides)
+    tiny = TINY_COUNTS if name == "quick" and os.environ.get(TINY) == "1" else {}
+    profile = replace(PROFILES[name], **{**tiny, **overrides})
     if "cuda" in profile.needs and not cuda_available():
         raise RuntimeError(
             f'profile="{name}" needs a CUDA GPU and there is none here: in Colab, click Runtime > Change runtime '
