@@ -6,17 +6,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from dori_lite.assignments import grade as grading
 from dori_lite.assignments import sandbox
 from dori_lite.assignments.grade import grade, read_key
 from dori_lite.assignments.parts import Key, Part
-from dori_lite.assignments.sandbox import Limits, isolation
+from dori_lite.assignments.sandbox import MARK, Limits, isolation
 
 ISOLATED = bool(isolation())
 KEY = Key("toy", {"factor": 2}, "2026", "hidden")
@@ -149,6 +151,17 @@ def grader(toy, folder, out) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], env=env)
 
 
+def left_of(folder) -> list:
+    """The processes of answers whose home is below a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            environment = process.environ()
+            if MARK in environment and environment.get("HOME", "").startswith(str(folder)):
+                found.append(process)
+    return found
+
+
 def test_a_run_that_was_killed_goes_on(toy, tmp_path, monkeypatch):
     (folder := tmp_path / "in").mkdir()
     notebook(folder / "a.ipynb", RIGHT)
@@ -157,8 +170,14 @@ def test_a_run_that_was_killed_goes_on(toy, tmp_path, monkeypatch):
     until = time.monotonic() + 60
     while not list(kept.glob("*.json")) and time.monotonic() < until:
         time.sleep(0.05)
+    while not left_of(tmp_path) and time.monotonic() < until:
+        time.sleep(0.05)
     killed.kill()
     killed.wait()
+    until = time.monotonic() + 20
+    while left_of(tmp_path) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left_of(tmp_path), "the answer outlives the grader"
     assert not (tmp_path / "out.csv").exists() and len(list(kept.glob("*.json"))) == 1
     notebook(folder / "b.ipynb", RIGHT)
     asked, limits = [], Limits(seconds=60)

@@ -81,8 +81,8 @@ def way() -> tuple[str, ...]:
         return ()
     die = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()  # the child does not outlive the grader
     for options in WAYS:
-        for user in ("--user --map-root-user ", ""):
-            command = (*die, "unshare", *f"{user}{options}".split())
+        for user in ((), ("unshare", "--user", "--map-root-user")):  # a new user takes the signal of `die` away
+            command = (*user, *die, "unshare", *options.split())
             with suppress(OSError, subprocess.SubprocessError):
                 if not subprocess.run([*command, "true"], capture_output=True, timeout=10).returncode:
                     return command
@@ -160,7 +160,7 @@ def watch(folder: Path, command: list[str], limits: Limits) -> str:
             command,
             cwd=folder / "work",
             env=environment(folder),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed when the grader ends, whatever ends it: `child.die_with_grader`
             stdout=subprocess.DEVNULL,  # what an answer prints is nobody's business
             stderr=printed,
             start_new_session=True,
@@ -179,6 +179,7 @@ def watch(folder: Path, command: list[str], limits: Limits) -> str:
             reason = exceeded(limits, seconds, seen.values(), folder)
     finally:
         end(child, seen, folder.name)
+        child.stdin.close()
     return reason or ending(child.returncode, folder / "stderr")
 
 
