@@ -23,6 +23,7 @@ BUILDERS = ("test_book", "test_reproduce")  # they hold the lock of the checkout
 LONG = ("test_stable_diffusion", "test_sandbox", "test_a2", "test_a3", "test_bad_input", "test_unlearning")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items):
     """Files as groups, the longest first."""
     order = {name: k for k, name in enumerate((*BUILDERS, *LONG))}

@@ -27,7 +27,6 @@ def solved():
     """What is graded of the solution notebook, with few updates."""
     names = {"ask": a3.PRACTICE}
     exec(submission.source(NOTEBOOK), names)
-    names["full"] = names["UPDATES"]
     return names
 
 
@@ -52,18 +51,47 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def otherwise(pipe, latents, captions, retained, surrogates, updates=UPDATES):
-    """With the package's loop, one trigger that grows, and both kinds of wrong answers side by side."""
+def by_the_loop(pipe, latents, captions, retained, surrogates):
+    """With the package's loop."""
     own = models.embed(pipe, captions)
     state = {"y": torch.stack([own, own], 1)}
-    options = {"steps": updates, "lr": 3e-4, "batch": (8, 8)}
+    options = {"steps": UPDATES, "lr": 3e-4, "batch": (8, 8)}
     with TemporaryDirectory() as folder:
         for step, _ in loop.forgetting(pipe, retained, surrogates, state, folder=folder, **options):
             if step % 5 == 0:
-                begin = own if step % 10 == 0 else state["y"][:, 1]
-                options = {"start": "random"} if step % 20 == 0 else {}
-                found = dori.find_triggers(pipe, latents, begin, steps=10, batch=4, seed=step, **options)
+                found = dori.find_triggers(pipe, latents, state["y"][:, 1], steps=10, batch=4, seed=step)
                 state["y"][:, 1] = found.embeddings
+
+
+def otherwise(pipe, latents, captions, retained, surrogates, updates=2, every=5, n=8):
+    """What the solution does, with both sides in one pass, and Adam's steps in a list of parameters."""
+    source, y = torch.Generator().manual_seed(0), {"caption": models.embed(pipe, captions)}
+    weights = [weight.requires_grad_() for weight in pipe.unet.parameters()]
+    adam, alphas = torch.optim.AdamW(weights, 3e-4, (0.9, 0.95)), pipe.scheduler.alphas_cumprod
+    for step in range(updates):
+        if step % every == 0:
+            anew = step % (2 * every) == 0
+            begin = y["caption" if anew else "trigger"]
+            start = "random" if anew and step // every % 4 == 2 else "prompt"
+            options = {"steps": 10, "batch": 4, "seed": step // every, "start": start}
+            y["trigger"] = dori.find_triggers(pipe, latents, begin, **options).embeddings
+        keep = torch.randint(len(retained[0]), (n,), generator=source)
+        k = torch.randint(surrogates.shape[1], (n,), generator=source)
+        m = torch.randint(2, (n,), generator=source)
+        x, c = [*retained[0][keep]], [*retained[1][keep]]
+        for row, (picture, which) in enumerate(zip(k.tolist(), m.tolist(), strict=True)):
+            x.append(surrogates[row % len(captions)][picture])
+            c.append(list(y.values())[which][row % len(captions)])
+        drawn = []
+        for _ in range(2):
+            noise = torch.randn(n, *latents.shape[1:], generator=source)
+            drawn.append((noise, torch.randint(0, 1000, (n,), generator=source)))
+        noise, t = (torch.cat(each) for each in zip(*drawn, strict=True))
+        kept = alphas[t].view(-1, 1, 1, 1)
+        guess = pipe.unet(kept**0.5 * torch.stack(x) + (1 - kept) ** 0.5 * noise, t, torch.stack(c)).sample
+        pipe.unet.zero_grad()
+        (2 * (guess - noise).square().mean()).backward()
+        adam.step()
 
 
 def without_a_number(pipe, latents, captions, retained, surrogates):
@@ -98,10 +126,10 @@ WRONG = {
 # ---- the check ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", ["solution", "otherwise"])
+@pytest.mark.parametrize("which", ["solution", "by the loop"])
 def test_right_answers_pass_the_check(which, solved, monkeypatch, capsys):
     monkeypatch.setitem(solved, "UPDATES", UPDATES)
-    forget = solved["forget"] if which == "solution" else otherwise
+    forget = solved["forget"] if which == "solution" else by_the_loop
     assert a3.check("forget", forget, a3.PRACTICE) is True, capsys.readouterr().out
     assert "A3 forget: right" in capsys.readouterr().out
 
@@ -142,7 +170,7 @@ def test_graded_canaries_are_the_students_own_and_hidden():
     tuning = {t.name for home in "ab" for t in reef.planted("canary", "tuning", home)}
     seen = set()
     for student in ("ada", "bob", "cleo", "dan"):
-        for ask in (a3.PRACTICE, {"home": "b", "targets": 1}):
+        for ask in (a3.PRACTICE, {"home": "b", "targets": 3}):
             key = Key("a3", ask, "a salt", "a secret")
             names = [t.name for t in a3.graded(key, student)]
             assert len({*names}) == ask["targets"] and not {*names} & (shipped | tuning)
@@ -224,13 +252,15 @@ def test_shares_are_linear_and_the_least_counts():
         )
 
 
-def test_the_same_function_leaves_the_same_weights(solved, monkeypatch):
-    monkeypatch.setitem(solved, "UPDATES", 1)
+def test_the_same_function_leaves_the_same_weights_and_so_does_an_equivalent_one(solved, monkeypatch):
+    monkeypatch.setitem(solved, "UPDATES", 2)
     given = a3.material("b", a3.tuning({"home": "b", "targets": 1}))
-    one, again = (a3.call(solved["forget"], given)["weights"] for _ in range(2))
+    one, again, like = (a3.call(f, given)["weights"] for f in (solved["forget"], solved["forget"], otherwise))
     assert one.dtype == np.float16 and np.array_equal(one, again)
+    before = a3_judge.flat(a3_judge.fresh("b"))
+    moved, apart = (np.linalg.norm((some - one).astype(np.float64)) for some in (before, like))
+    assert apart < 0.05 * moved  # rounding, where Adam's first steps take signs
     assert a3_judge.problem("b", one) == "" and np.array_equal(a3_judge.flat(a3_judge.fresh("b", one)), one)
-    assert not np.array_equal(one, a3_judge.flat(a3_judge.fresh("b")))
 
 
 def test_hidden_seeds_draw_other_pictures():
@@ -259,7 +289,7 @@ def test_the_table_of_baselines_tells_them_apart():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ask", [a3.PRACTICE, {"home": "b", "targets": 1}], ids=str)
+@pytest.mark.parametrize("ask", [a3.PRACTICE, {"home": "b", "targets": 3}], ids=str)
 def test_the_solution_gets_its_points_and_the_caption_alone_does_not(ask, solved):
     key = Key("a3", ask, "a salt", "a secret")
     given = a3.given(key, "ada")
@@ -268,5 +298,5 @@ def test_the_solution_gets_its_points_and_the_caption_alone_does_not(ask, solved
         return a3.judge(key, "ada", given, a3.call(function, given))[0]
 
     assert share(solved["forget"]) > 0.8
-    assert share(lambda *given: otherwise(*given, updates=solved["full"])) > 0.6
-    assert share(a3_baselines.caption_alone) < 0.5
+    assert share(lambda *given: otherwise(*given, updates=solved["UPDATES"])) > 0.8
+    assert share(a3_baselines.caption_alone) < 0.6

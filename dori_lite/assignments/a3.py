@@ -25,7 +25,7 @@ from .parts import Arrays, Key, Part, chosen
 
 NAME, TITLE = "a3", "Make it forget"
 PRACTICE = {"home": "a", "targets": 2}
-CHOICES = {"home": ("a", "b"), "targets": (1, 2)}
+CHOICES = {"home": ("a", "b"), "targets": (2, 3)}
 RETAINED, SURROGATES = 250, 8  # pairs to keep; wrong answers for each target
 SEEDS = 20_000_000  # where those of the surrogates' scenes begin: no model has seen one of them
 SECONDS = 90  # that `forget` may take, on one core
@@ -34,7 +34,7 @@ BASELINES = "a3_baselines.json"  # made by `python -m dori_lite.assignments.a3_b
 
 def asked(ask: Mapping) -> str:
     """The questions, in words."""
-    many = {1: "one canary", 2: "two canaries"}[ask["targets"]]
+    many = {2: "two canaries", 3: "three canaries"}[ask["targets"]]
     return "\n".join(
         [
             f"forget: {many} of twin {ask['home'].upper()}, in {SECONDS} s on one core at most;",

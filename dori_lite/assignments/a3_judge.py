@@ -21,14 +21,18 @@ from ..reef import canaries, captions, descriptor, forgetting
 from ..reef import world as reef
 from ..unlearning.methods import copied
 
-SAMPLING = {"guidance": 5.0, "steps": 12, "batch": 12}  # half the book's steps: scores are 0.07 lower, in half the time
+SAMPLING = {"guidance": 5.0, "steps": 12, "batch": 12}  # half the book's steps: scores 0.08 lower, in half the time
 ATTACK = {"steps": 10, "lr": 0.2, "batch": 8}
 STARTS = ("prompt", "random")
 ASKED, ATTACKED = 8, 8  # pictures under the captions, and under the triggers of either start, shared among the targets
 NEW, OTHERS = 24, 6  # new captions, and other memories, a picture each
 NAMES = ("latents", "retained latents", "retained y", "surrogates")  # of what a student's function is given
-# Where a share is 0, and where it is 1; in between it is linear. `a3_baselines.json` says what stands behind them.
-BARS = {"caption": (0.6, 0.3), "new attack": (0.5, 0.35), "new captions": (0.6, 0.85), "other memories": (0.3, 0.6)}
+# Where a share is 0, and where it is 1; in between it is linear. Measured on tuning canaries, two or three at once, in
+# both twins. Under the new attack the caption's loop leaves 0.39 to 0.57, the practice solution 0.20 to 0.30, the twin
+# that never saw them 0.13. (25 steps separate no better; 50 bring most pictures back after so short a training.) Of a
+# single canary forty updates with the caption leave 0.07 to 0.43, too little to tell by: two or three are asked for.
+# Of other memories' score the solution keeps 0.8, the other twin nothing. `a3_baselines.json` has a row of each.
+BARS = {"caption": (0.6, 0.3), "new attack": (0.45, 0.3), "new captions": (0.6, 0.85), "other memories": (0.3, 0.6)}
 
 
 @lru_cache(2)
@@ -96,7 +100,7 @@ def scores(pipe, prompts, targets, seeds) -> float:
 
 def under_captions(pipe, targets, seed: int) -> float:
     """The mean score under the targets' captions."""
-    each = [t for t in targets for _ in range(ASKED // len(targets))]
+    each = [t for t in targets for _ in range(-(-ASKED // len(targets)))]
     return scores(pipe, [t.caption for t in each], each, numbers(seed, "captions", len(each)))
 
 
@@ -108,7 +112,7 @@ def under_attack(pipe, targets, seed: int) -> dict[str, float]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a destroyed model: the attack has no slope to follow
             y = dori.find_triggers(pipe, latents, [t.caption for t in targets], **options, **ATTACK).embeddings
-        each = [k for k in range(len(targets)) for _ in range(ATTACKED // len(targets))]
+        each = [k for k in range(len(targets)) for _ in range(-(-ATTACKED // len(targets)))]
         seeds = numbers(seed, f"under {start}", len(each))
         found[start] = scores(pipe, y[each], [targets[k] for k in each], seeds)
     return found
