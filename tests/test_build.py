@@ -259,7 +259,8 @@ def test_of_another_world_the_chapters_that_ask_for_one_are_run_and_no_site_is_b
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
             cell.source += '\nwhere = "reef"'
-    notebook.cells.append(nbformat.v4.new_code_cell("print('in', where)"))
+    source = "import os\nprint('in', where, 'offline', os.environ.get('HF_HUB_OFFLINE', 0))"
+    notebook.cells.append(nbformat.v4.new_code_cell(source))
     nbformat.write(notebook, asks)
     assert build.asks_where(asks)
     build.build(world="reef-first")
@@ -267,7 +268,9 @@ def test_of_another_world_the_chapters_that_ask_for_one_are_run_and_no_site_is_b
     assert "in reef-first" in done.read_text() and done.as_posix() in capsys.readouterr().out
     assert build.times(root)["reef-first-quick"].keys() == {SLUG}
     assert build.key(asks, "quick", 0) != build.key(asks, "quick", 0, "reef-first")
-    assert "in reef" in build.execute(asks, root=root).read_text()
+    assert "in reef offline 1" in build.execute(asks, root=root).read_text()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert "in sd14 offline 0" in build.execute(asks, world="sd14", root=root).read_text()  # its model is on the hub
 
 
 def test_widgets_stay_out_of_the_site(root):
