@@ -23,13 +23,15 @@ BUILDERS = ("test_book", "test_reproduce")  # they hold the lock of the checkout
 LONG = ("test_stable_diffusion", "test_sandbox", "test_a2", "test_a3", "test_bad_input", "test_unlearning")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
+def pytest_itemcollected(item):
+    """Files are groups."""
+    item.add_marker(pytest.mark.xdist_group("book" if item.path.stem in BUILDERS else item.path.stem))
+
+
 def pytest_collection_modifyitems(items):
-    """Files as groups, the longest first."""
+    """The longest first."""
     order = {name: k for k, name in enumerate((*BUILDERS, *LONG))}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("book" if item.path.stem in BUILDERS else item.path.stem))
 
 
 @pytest.fixture(scope="session")
