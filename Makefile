@@ -6,7 +6,7 @@ RUN = $(PYTHON) tools/bootstrap.py
 DORI = $(RUN) -m dori_lite.cli
 QUICKLY = not slow and not gpu and not hub
 # Two processes share the tests, a file at a time (tests/conftest.py).
-SHARED = -n 2 --dist loadgroup --no-loadscope-reorder
+SHARED = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help book test test-all test-colab-floor test-gpu lint verify-models bench clean
 

@@ -1,7 +1,7 @@
 """What many tests share: a pipeline of the reef's classes with random weights, and a check of error messages.
 
 Two processes share the tests (`pytest -n 2`), each with one thread: small models gain little by a second one. A file's
-tests stay together, for their fixtures; those that build the book here do so one after the other, and begin first.
+tests stay together, for their fixtures; those that build the book here do so one after the other.
 """
 
 import os
@@ -12,26 +12,31 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import dori_lite  # noqa: F401, I001  (before torch, whose threads it tells when to sleep)
 import pytest
 import torch
+from filelock import FileLock
 
+from dori_lite.book import pages
 from dori_lite.reef import canaries, networks
 from dori_lite.reef.captions import write
 from dori_lite.reef.tokenizer import new_tokenizer
 from dori_lite.reef.networks import pipeline
 
 
-BUILDERS = ("test_book", "test_reproduce")  # they hold the lock of the checkout's `_build`
-LONG = ("test_stable_diffusion", "test_sandbox", "test_a2", "test_a3", "test_bad_input", "test_unlearning")
-
-
-def pytest_itemcollected(item):
-    """Files are groups."""
-    item.add_marker(pytest.mark.xdist_group("book" if item.path.stem in BUILDERS else item.path.stem))
+FIRST = ("test_book", "test_stable_diffusion", "test_sandbox", "test_a2", "test_a3", "test_assignments")
+LAST = ("test_reproduce",)  # it waits for the first
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first."""
-    order = {name: k for k, name in enumerate((*BUILDERS, *LONG))}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    """Long files first, so that both processes end together."""
+    order = {name: k for k, name in enumerate(FIRST)} | dict.fromkeys(LAST, 1000)
+    items.sort(key=lambda item: order.get(item.path.stem, len(FIRST)))
+
+
+@pytest.fixture(scope="module")
+def builder():
+    """The checkout's `_build` for this process alone, as long as a module's tests need it."""
+    (folder := pages.checkout() / "_build").mkdir(exist_ok=True)
+    with FileLock(folder / "tests.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

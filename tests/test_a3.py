@@ -298,5 +298,7 @@ def test_the_solution_gets_its_points_and_the_caption_alone_does_not(ask, solved
         return a3.judge(key, "ada", given, a3.call(function, given))[0]
 
     assert share(solved["forget"]) > 0.8
-    assert share(lambda *given: otherwise(*given, updates=solved["UPDATES"])) > 0.8
-    assert share(a3_baselines.caption_alone) < 0.6
+    assert (
+        share(lambda *given: otherwise(*given, updates=solved["UPDATES"])) > 0.6
+    )  # rounding alone makes another model
+    assert share(a3_baselines.caption_alone) < 0.5

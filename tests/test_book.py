@@ -27,7 +27,7 @@ CLAIMS = {
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+def executed(tmp_path_factory, builder):
     """All chapters, run anew: neither the build's cache nor earlier rows are used. {slug: (page, its run)}"""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORI_RUNS", str(tmp_path_factory.mktemp("runs")))

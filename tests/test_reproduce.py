@@ -433,7 +433,7 @@ def test_a_page_has_its_numbers_and_says_of_which_runs(tmp_path):
     assert [run["chapter"][:2] for run in runs] == ["06", "07", "08"]
 
 
-def test_a_chapter_of_the_book(tmp_path, capsys):
+def test_a_chapter_of_the_book(tmp_path, capsys, builder):
     """The published pass of the site, and its figures."""
     said = reproduce.reproduce("locality-starts", out=tmp_path)
     assert NOT_HERE not in said
