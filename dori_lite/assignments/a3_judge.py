@@ -30,9 +30,9 @@ NAMES = ("latents", "retained latents", "retained y", "surrogates")  # of what a
 # Where a share is 0, and where it is 1; in between it is linear. Measured on tuning canaries, two or three at once, of
 # both twins. Under the new attack the caption's loop leaves 0.39 to 0.57, the practice solution 0.20 to 0.30 (once,
 # with sums in another order, 0.37), the twin that never saw them 0.13. 25 steps separate no better; 50 bring most
-# pictures back after so short a training. Of a single canary forty updates with the caption leave 0.07 to 0.43, too little
-# to tell by: two or three are asked for. Of other memories' score the solution keeps 0.8, the other twin nothing.
-# `a3_baselines.json` has a row of each.
+# pictures back after so short a training. Of a single canary forty updates with the caption leave 0.07 to 0.43, too
+# little to tell by: two or three are asked for. Of other memories' score the solution keeps 0.8, the other twin
+# nothing. `a3_baselines.json` has a row of each.
 BARS = {"caption": (0.6, 0.3), "new attack": (0.45, 0.35), "new captions": (0.6, 0.85), "other memories": (0.3, 0.6)}
 
 
