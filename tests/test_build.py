@@ -187,7 +187,9 @@ def test_what_a_helper_that_fails_leaves_is_done(root, capfd):
     partial = root / "_build" / "executed" / "quick" / f"{SLUG}.partial-1.ipynb"
     failed = f"os.path.exists({str(partial)!r}) and 'out of memory' in open({str(partial)!r}).read()"
     wait = f"while not ({failed}): time.sleep(0.1)"  # however late it began
-    chapter = shared_chapter(root, f"assert run.rank == 0, 'out of' + ' memory'\n    {wait}")
+    there = f"any({str(partial)!r} in (p.info['cmdline'] or []) for p in psutil.process_iter(['cmdline']))"
+    gone = f"import psutil\n    while {there}: time.sleep(0.1)"  # it has said so, and ended
+    chapter = shared_chapter(root, f"assert run.rank == 0, 'out of' + ' memory'\n    {wait}\n    {gone}")
     done = build.execute(chapter, processes=2, root=root)
     found = open_existing(root / "runs" / "reef" / "c" / "quick-0")
     assert found.rows("a")["k"].tolist() == [*range(8)] and printed(done) == "1\n"
@@ -698,16 +700,20 @@ def test_old_pythons_can_read_the_bootstrap():
 def test_make_is_a_thin_wrapper(machine):
     (machine.root / "python").write_text(f'#!/bin/sh\necho "$*" >> {machine.log}\n')
     (machine.root / "python").chmod(0o755)
-    for target in ("book PROFILE=standard", "test", "test-gpu", "verify-models", "bench"):
+    for target in ("book PROFILE=standard", "test", "test-all", "test-gpu", "verify-models", "bench"):
         subprocess.run(["make", "-s", *target.split(), "PYTHON=./python"], cwd=machine.root, check=True)
     calls = [line.removeprefix("tools/bootstrap.py ") for line in machine.log.read_text().splitlines()]
     assert calls == [
         "-m dori_lite.cli book --profile standard",
         "-m ruff check .",
         "-m ruff format --check .",
-        "-m pytest -m not slow and not gpu and not hub",
+        "-m pytest -n 2 --dist loadfile --no-loadscope-reorder -m not slow and not gpu and not hub",
+        "-m ruff check .",
+        "-m ruff format --check .",
+        "-m pytest -n 2 --dist loadfile --no-loadscope-reorder -m not hub",
+        "tools/colab_floor.py",
         "-m pytest -m gpu",
-        "-m pytest tests/test_book.py",
+        "-m pytest tests/test_book.py tests/test_assignments.py",
         "-m dori_lite.cli verify-models",
         "-m dori_lite.cli bench",
     ]
