@@ -8,7 +8,7 @@ The paper's surrogates x̃; that some of them are still copies, and have to be l
 import torch
 
 from ..checks import check_are_targets, check_count
-from ..diffusion import generate
+from ..diffusion import BATCH, generate
 from ..models import decode
 
 DRAWS, PART = 64, 16  # pictures of one prompt before another one is asked, and how many at a time
@@ -28,7 +28,7 @@ def far_ones(world, target, prompt: str, count: int, prune: str = "Wanda"):
     with world.condition(target, "own", prune=prune) as pipe:
         for first in range(0, DRAWS, PART):
             latents = generate(pipe, prompt, seeds=range(first, first + PART), output="latents", **world.sampling)
-            images = torch.cat([decode(pipe, part).cpu() for part in latents.split(world.sampling["batch"])])
+            images = torch.cat([decode(pipe, part).cpu() for part in latents.split(world.sampling.get("batch", BATCH))])
             goals = target.image.expand_as(images)
             near = detectors[0].scores(images, goals) >= FAR * detectors[0].threshold
             for detector in detectors:
