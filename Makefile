@@ -29,7 +29,7 @@ lint:
 	@$(RUN) -m ruff format --check .
 
 test: lint
-	@DORI_TINY=1 $(RUN) -m pytest $(SHARED) -m "$(QUICKLY)"
+	@DORI_TEST_TINY=1 $(RUN) -m pytest $(SHARED) -m "$(QUICKLY)"
 
 test-all: lint
 	@$(RUN) -m pytest $(SHARED) -m "not hub"

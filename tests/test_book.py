@@ -1,5 +1,6 @@
 """Every chapter is run once in `quick`, and the site is built from the same outputs."""
 
+import os
 import re
 
 import nbformat
@@ -31,6 +32,7 @@ def executed(tmp_path_factory, builder):
     """All chapters, run anew: neither the build's cache nor earlier rows are used. {slug: (page, its run)}"""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORI_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.setenv("DORI_TINY", os.environ.get("DORI_TEST_TINY", "0"))  # `make test`; other tests have whole counts
         found = {}
         for path in build.chapters():
             page = build.execute(path, "quick", 0, force=True)
