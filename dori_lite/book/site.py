@@ -58,6 +58,9 @@ def site_alone(profile: str, root: Path) -> Path:
         if published(chapter.stem, world=WORLD):
             notebook = side_by_side(notebook, shown(chapter, PUBLISHED, root), profile, target)
         nbformat.write(fold(notebook), target)
+    for path in (staged / f"{page}.ipynb" for page in pages(root) if not page.startswith("chapters/")):
+        if path.exists():  # an assignment, which is shown as its students get it
+            nbformat.write(fold(nbformat.read(path, 4)), path)
     told.update(told.below(staged))
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", staged]
     command += ["--config", configured(root), "--path-output", root, "-W", "--keep-going"]
