@@ -248,3 +248,10 @@ def test_a_key_is_read(tmp_path, one_line):
         one_line(ValueError, reason, read_key, path)
     path.write_text(json.dumps(whole))
     assert read_key(path) == Key("a1", {"tile": 16}, "s", "t")
+
+
+def test_a_name_that_nobody_filled_in_is_told(toy, tmp_path):
+    """Of the graded notebook as it is handed out; all who leave it so would share their canaries."""
+    notebook(tmp_path / "a.ipynb", 'student = "your student id"\n' + RIGHT)
+    table = grade(tmp_path, KEY, tmp_path / "out.csv", **OPTIONS)
+    assert "the student's name was left as it was" in table.reasons[0] and table.total[0] == 6

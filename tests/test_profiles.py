@@ -27,12 +27,6 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(profiles, "cuda_available", lambda: False)
 
 
-@pytest.fixture(autouse=True)
-def whole(monkeypatch):
-    """The profiles as readers have them, also where all tests run with `DORI_TINY`."""
-    monkeypatch.delenv("DORI_TINY", raising=False)
-
-
 def test_the_tests_own_counts_are_smaller_and_of_quick_alone(monkeypatch):
     before = {name: load(name) for name in ("quick", "standard")}
     monkeypatch.setenv("DORI_TINY", "1")

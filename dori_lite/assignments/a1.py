@@ -16,7 +16,7 @@ import torch
 from ..book import checks
 from ..reef import canaries
 from .a1_checks import STEPS, TESTS, agree, answer_tests, distances, numbers, pushes
-from .parts import Arrays, Key, Part, chosen
+from .parts import Arrays, Key, Part, check_ask, chosen
 
 NAME, TITLE = "a1", "Catch the copy"
 CHOICES = {
@@ -39,7 +39,7 @@ PREDICTIONS = {
 
 def asked(ask: Mapping) -> str:
     """The questions, in words. Raises ValueError for an `ask` that is not of `CHOICES`."""
-    n = check_ask(ask)["tile"]
+    n = check_ask(ask, CHOICES)["tile"]
     inside = ["mean absolute difference", "root mean square of the difference"][ask["norm"] - 1]
     length = ["sum of the absolute values", "root of the sum of squares"][ask["push_norm"] - 1]
     of_tiles = {"max": "largest", "mean": "mean"}[ask["reduce"]]
@@ -66,18 +66,7 @@ def check(name: str, given, ask: Mapping, student: str | None = None, salt: str 
         return checks.check(title, given, answer_tests(2 * OF_EACH, known))
     if name not in TESTS:
         raise ValueError(f"no part {name!r} in this assignment; there are: {', '.join([*TESTS, 'answer'])}")
-    return checks.check(f"A1 {name}", given, TESTS[name](check_ask(ask)))
-
-
-def check_ask(ask: Mapping) -> Mapping:
-    """`ask`. Raises ValueError for a question that is missing, and for one that there is no choice of."""
-    for name, values in CHOICES.items():
-        if ask.get(name) not in values:
-            got = f"ask[{name!r}] is {ask.get(name)!r}"
-            raise ValueError(
-                f"{got}; run the cell with the questions as it was: it is one of {', '.join(map(str, values))}"
-            )
-    return ask
+    return checks.check(f"A1 {name}", given, TESTS[name](check_ask(ask, CHOICES)))
 
 
 # ---- the captions, and what a model says to them ----------------------------------------------------------

@@ -17,7 +17,7 @@ from .a2_attack import pool as pool
 from .a2_checks import TESTS
 from .a2_parts import BUDGET, case, curves, layer, near, plain_found, plain_loss, plain_mask
 from .a2_parts import alphas as alphas
-from .parts import Key, Part
+from .parts import Key, Part, check_ask
 
 NAME, TITLE = "a2", "Break the pruned model"
 PRACTICE = {"share": 0.2, "among": "row", "weight": "one", "lead": 0.2, "over_noises": "mean"}
@@ -30,7 +30,7 @@ NORMS, SAMPLED = ("weight", "norms", "base"), ("x_0", "y", "noise", "t", "alphas
 
 def asked(ask: Mapping) -> str:
     """The questions, in words. Raises ValueError for an `ask` that is not of `CHOICES`."""
-    check_ask(ask)
+    check_ask(ask, CHOICES)
     where = {"row": "each row of the weight", "layer": "the whole weight"}[ask["among"]]
     weight = {"one": "1", "alpha": "ᾱ_t", "one minus alpha": "1 − ᾱ_t"}[ask["weight"]]
     return "\n".join(
@@ -47,16 +47,7 @@ def check(name: str, given, ask: Mapping) -> bool | None:
     """Print and return how the answer `name` does; see `checks.check`. Raises ValueError for another name or `ask`."""
     if name not in TESTS:
         raise ValueError(f"no part {name!r} in this assignment; there are: {', '.join(TESTS)}")
-    return checks.check(f"A2 {name}", given, TESTS[name](check_ask(ask)))
-
-
-def check_ask(ask: Mapping) -> Mapping:
-    """`ask`. Raises ValueError for a question that is missing, and for one that there is no choice of."""
-    for name, values in CHOICES.items():
-        if ask.get(name) not in values:
-            known = ", ".join(map(repr, values))
-            raise ValueError(f"ask[{name!r}] is {ask.get(name)!r}; run the cell with the questions as it was: {known}")
-    return ask
+    return checks.check(f"A2 {name}", given, TESTS[name](check_ask(ask, CHOICES)))
 
 
 # ---- wanda_mask, dori_loss, found: compared with answers written out --------------------------------------

@@ -28,7 +28,7 @@ from .. import files
 from ..ranges import check_count
 from . import sandbox as sandboxes
 from .exchange import joined, short
-from .parts import Key
+from .parts import NOBODY, PRACTICE, Key
 from .sandbox import Limits
 from .submission import Submission, read
 
@@ -161,7 +161,7 @@ def one(path: Path, key: Key, module: str, limits: Limits, sandbox: bool) -> dic
                     reason = joined(reason, judged)
                 points[part.name] = round(share * part.points, 2)
                 reasons += [f"{part.name}: {reason}"] if reason else []
-    if key.secret and student == "practice":
+    if key.secret and student in (PRACTICE, NOBODY):
         reasons.insert(0, "the student's name was left as it was")
     total, of = round(sum(points.values()), 2), sum(part.points for part in parts)
     reasons = [*filter(None, [general]), *reasons]

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..ranges import check_count
 
+PRACTICE, NOBODY = "practice", "your student id"  # who stands in a notebook before its student has filled it in
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -59,6 +60,15 @@ def check_student(student) -> str:
     if not isinstance(student, str) or not student.strip():
         raise ValueError(f"student={student!r} is no name; give your own as text, in the cell of parameters")
     return student.strip()
+
+
+def check_ask(ask: Mapping, choices: Mapping[str, Sequence]) -> Mapping:
+    """`ask`. Raises ValueError for a question that is missing, and for one that there is no choice of."""
+    for name, values in choices.items():
+        if ask.get(name) not in values:
+            known = ", ".join(map(repr, values))
+            raise ValueError(f"ask[{name!r}] is {ask.get(name)!r}; run the cell with the questions as it was: {known}")
+    return ask
 
 
 def chosen(items: Sequence, count: int, salt: str, student: str) -> list:
