@@ -25,9 +25,7 @@ VARIANTS = [a2.PRACTICE] + [drawn(a2.CHOICES, f"a seed, {k}", a2.PRACTICE) for k
 @pytest.fixture(scope="module")
 def solved():
     """The functions of the solution notebook, by their names."""
-    names = {"ask": a2.PRACTICE}
-    exec(submission.source(NOTEBOOK), names)
-    return names
+    return submission.defined(NOTEBOOK, ask=a2.PRACTICE)
 
 
 @pytest.fixture(autouse=True)

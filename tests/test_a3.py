@@ -25,9 +25,7 @@ UPDATES = 8  # of a solution, here: enough that the caption is silent
 @pytest.fixture(scope="module")
 def solved():
     """What is graded of the solution notebook, with few updates."""
-    names = {"ask": a3.PRACTICE}
-    exec(submission.source(NOTEBOOK), names)
-    return names
+    return submission.defined(NOTEBOOK, ask=a3.PRACTICE)
 
 
 @pytest.fixture(autouse=True)

@@ -132,3 +132,13 @@ def test_a_drawn_variant_is_never_the_practice_one(one_line):
     found = [drawn({"a": (1, 2), "b": ("x", "y")}, f"secret {k}", practice) for k in range(60)]
     assert {(ask["a"], ask["b"]) for ask in found} == {(1, "y"), (2, "x"), (2, "y")}
     one_line(ValueError, "nothing to choose from", drawn, {"a": (1,)}, "s", practice)
+
+
+def test_answers_that_do_not_go_together_are_not_drawn(one_line):
+    choices, practice = {"a": (1, 2), "b": ("x", "y")}, {"a": 1, "b": "x"}
+    found = [drawn(choices, f"secret {k}", practice, [{"a": 2, "b": "x"}]) for k in range(60)]
+    assert {(ask["a"], ask["b"]) for ask in found} == {(1, "y"), (2, "y")}
+    one_line(ValueError, "nothing to choose from", drawn, choices, "s", practice, [{"b": "y"}, {"a": 2}])
+    asks = [generate.key_of("a1", f"a text, {k}").ask for k in range(60)]
+    assert not any((ask["norm"], ask["reduce"]) == (1, "mean") for ask in asks)
+    assert {(ask["norm"], ask["reduce"]) for ask in asks} == {(1, "max"), (2, "max"), (2, "mean")}

@@ -27,6 +27,7 @@ CHOICES = {
     "over": ("mean", "max", "first 5", "last 5"),
 }
 PRACTICE = {"tile": 16, "norm": 2, "reduce": "max", "push_norm": 2, "over": "mean"}  # Carlini's distance, Wen's push
+WITHOUT = ({"norm": 1, "reduce": "mean"},)  # a mean of means is the whole picture's, whatever the tiles
 OF_EACH = 6  # captions of either kind
 PICTURES = {"square": (3, 3, 3), "wide": (2, 1, 3), "tall": (2, 3, 1), "single": (1, 2, 2)}  # B, rows, columns of tiles
 PREDICTIONS = {

@@ -21,7 +21,7 @@ from ..reef.unlearned import FORGOTTEN
 from ..unlearning.answers import FAR
 from . import a3_judge
 from .a3_checks import TESTS
-from .parts import Arrays, Key, Part, chosen
+from .parts import Arrays, Key, Part, check_ask, chosen
 
 NAME, TITLE = "a3", "Make it forget"
 PRACTICE = {"home": "a", "targets": 2}
@@ -33,7 +33,8 @@ BASELINES = "a3_baselines.json"  # made by `python -m dori_lite.assignments.a3_b
 
 
 def asked(ask: Mapping) -> str:
-    """The questions, in words."""
+    """The questions, in words. Raises ValueError for an `ask` that is not of `CHOICES`."""
+    check_ask(ask, CHOICES)
     many = {2: "two canaries", 3: "three canaries"}[ask["targets"]]
     return "\n".join(
         [
@@ -44,10 +45,13 @@ def asked(ask: Mapping) -> str:
 
 
 def check(name: str, given, ask: Mapping) -> bool | None:
-    """Print and return how the answer `name` does; see `checks.check`. Half a minute or more: `forget` runs once."""
+    """Print and return how the answer `name` does; see `checks.check`. Half a minute or more: `forget` runs once.
+
+    Raises ValueError for another name, and for an `ask` that is not of `CHOICES`.
+    """
     if name not in TESTS:
         raise ValueError(f"no part {name!r} in this assignment; there are: {', '.join(TESTS)}")
-    [target] = tuning(ask)[:1]
+    [target] = tuning(check_ask(ask, CHOICES))[:1]
     tests = TESTS[name](target, lambda: material(ask["home"], [target]), SECONDS)
     return checks.check(f"A3 {name}", given, tests)
 

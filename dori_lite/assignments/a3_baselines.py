@@ -6,7 +6,6 @@ Rows: the twin as it was, destroyed, the twin that never saw the pictures, train
 practice solution, and the unlearned model that is shipped (it forgot four other canaries: two of these are asked for).
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -53,17 +52,11 @@ def other_twin(pipe, latents, captions, retained, surrogates) -> None:
     pipe.unet.load_state_dict(a3_judge.twin("b").models["twin-b"].unet.state_dict())
 
 
-def solved() -> Callable:
-    """`forget` of the solution notebook, as it would be graded."""
-    names: dict = {}
-    exec(submission.source(generate.solution(a3.NAME)), names)
-    return names["forget"]
-
-
 def rows() -> list[dict]:
     """One row for each model, {"model", measures, "share"}; told as they come."""
     functions = {"nothing done": nothing, "destroyed": destroyed, "the other twin": other_twin}
-    functions |= {"caption alone": caption_alone, "practice solution": solved()}
+    solved = submission.defined(generate.solution(a3.NAME))
+    functions |= {"caption alone": caption_alone, "practice solution": solved["forget"]}
     found = []
     for name, function in functions.items():
         found.append({"model": name, **a3.tried(function, a3.PRACTICE, SEEDS)})

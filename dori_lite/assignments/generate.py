@@ -72,7 +72,8 @@ def key_of(name: str, seed: str) -> Key:
     module = import_module(f"dori_lite.assignments.{name}")
     secret = hashlib.sha256(seed.strip().encode()).hexdigest()
     salt = hmac.digest(secret.encode(), f"salt of {name}".encode(), "sha256").hex()[:12]
-    return Key(name, {**module.PRACTICE, **drawn(module.CHOICES, secret + name, module.PRACTICE)}, salt, secret)
+    asked = drawn(module.CHOICES, secret + name, module.PRACTICE, getattr(module, "WITHOUT", ()))
+    return Key(name, {**module.PRACTICE, **asked}, salt, secret)
 
 
 def graded(name: str, seed_file, out) -> tuple[Path, Path]:

@@ -82,17 +82,18 @@ def chosen(items: Sequence, count: int, salt: str, student: str) -> list:
     return random.Random(seed).sample(items, count)
 
 
-def drawn(choices: Mapping[str, Sequence], secret: str, practice: Mapping) -> dict:
+def drawn(choices: Mapping[str, Sequence], secret: str, practice: Mapping, without: Sequence[Mapping] = ()) -> dict:
     """What a graded variant asks: one of the `choices` of each question, never all as in the practice variant.
+
+    `without` are answers that do not go together, {question: choice} each.
 
     Raises ValueError where there is nothing else to ask.
     """
-    if all(set(values) <= {practice[name]} for name, values in choices.items()):
-        raise ValueError("there is nothing to choose from but the practice variant")
-    for k in range(1000):  # each draw misses the practice variant with a probability of a half at least
+    refused = [{name: practice[name] for name in choices}, *without]
+    for k in range(1000):  # with two choices of a question at least, half of all draws miss the practice variant
         seed = hmac.digest(secret.encode(), f"questions {k}".encode(), "sha256")
         source = random.Random(seed)
         ask = {name: source.choice(list(values)) for name, values in choices.items()}
-        if ask != {name: practice[name] for name in choices}:
+        if not any(some.items() <= ask.items() for some in refused):
             return ask
     raise ValueError("there is nothing to choose from but the practice variant")

@@ -3,6 +3,7 @@
     found = submission.read("ada.ipynb")
     found.student, found.source, found.problems
     submission.source("ada.ipynb")
+    submission.defined("solution.ipynb")["magnitude"]  # it runs: of a notebook that you trust
 
 Nothing that other cells computed counts, so that an answer depends on neither their order nor their outputs.
 """
@@ -57,6 +58,15 @@ def read(path) -> Submission:
 def source(path) -> str:
     """Python text: what of the notebook `path` is graded. Raises ValueError as `read` does."""
     return read(path).source
+
+
+def defined(path, **names) -> dict:
+    """What the graded source of the notebook `path` defines, by name, beside the given `names`.
+
+    It runs that source, here and unguarded: for solutions, and not for what was handed in. Raises ValueError as `read`.
+    """
+    exec(source(path), names)
+    return names
 
 
 def student(path) -> str:
