@@ -65,7 +65,7 @@ PROFILES = {
     )
 }
 # With DORI_TINY=1, for the tests: `quick` is smaller still. That every cell runs is all that it shows.
-TINY, TINY_COUNTS = "DORI_TINY", {"canaries": 2, "attack_steps": 1, "control_steps": 2}
+TINY, TINY_COUNTS = "DORI_TINY", {"canaries": 1, "attack_steps": 1, "control_steps": 1}
 OVERRIDABLE = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs"))
 
 
