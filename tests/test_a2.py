@@ -142,7 +142,10 @@ MASKS = {
     "rank first, among all weights": mask_with(first=True),
     "each call chooses by itself": mask_with(unite=lambda m: m.all(0)),
     "what any of them chose": mask_with(unite=lambda m: m[0]),
-    "(RuntimeError": lambda weight, norms, base: weight @ norms,
+    "both have to hold at one and the same call": lambda weight, norms, base: (
+        mask_with(second=lambda n, empty: n > -1)(weight, norms, base) & (norms > base).any(0)
+    ),
+    "stopped with RuntimeError": lambda weight, norms, base: weight @ norms,
     "were changed": lambda weight, norms, base: mask_with()(weight.abs_(), norms, base),
 }
 
@@ -179,15 +182,17 @@ LOSSES = {
 }
 
 
-def attack_with(lr=0.1, steps=25, batch=8, fixed=False, times=1000, sign=1, seeded=True, copy=True):
-    """An attack with one thing wrong."""
+def attack_with(lr=0.1, steps=25, batch=8, fixed=False, times=1000, sign=1, seeded=True, copy=True, **of):
+    """An attack with one thing wrong: `length(asked)` steps, a `start(y)`, its `seed`."""
+    length, start = of.get("length", lambda steps: steps), of.get("start", lambda y: y)
 
-    def attack(unet, x_0, y, seed):
+    def attack(unet, x_0, y, seed, steps=steps):
+        seed = of["of_steps"](seed, steps) if "of_steps" in of else seed
         draws, kept = torch.Generator(), None
         draws.manual_seed(seed) if seeded is True else draws.seed() if seeded is None else draws.manual_seed(0)
-        y = y.clone() if copy else y
+        y = start(y).clone() if copy else y
         optimizer = torch.optim.Adam([y], lr=lr)
-        for _ in range(steps):
+        for _ in range(length(steps)):
             if kept is None or not fixed:
                 kept = (
                     torch.randn(batch, *x_0.shape[1:], generator=draws),
@@ -202,7 +207,7 @@ def attack_with(lr=0.1, steps=25, batch=8, fixed=False, times=1000, sign=1, seed
 
 ATTACKS = {
     "of the shape of y": lambda *given: attack_with()(*given)[0],
-    "finite numbers": attack_with(lr=torch.nan),
+    "finite numbers": attack_with(sign=torch.nan),
     "more than 200 noisy latents": attack_with(steps=50),
     "each step draws new noise": attack_with(fixed=True),
     "timesteps come from 0 to 999": attack_with(times=100),
@@ -212,6 +217,12 @@ ATTACKS = {
     "the same seed gives another trigger": attack_with(seeded=None),
     "another seed gives the same trigger": attack_with(seeded=False),
     "was changed": attack_with(copy=False),
+    "the U-Net is not asked at all, or y does not move": lambda unet, x_0, y, seed, steps=25: y.clone(),
+    "fewer than 16 noisy latents": attack_with(steps=1),
+    "with steps=0 nothing has moved yet": attack_with(start=lambda y: torch.zeros_like(y)),
+    "stopped with TypeError": lambda unet, x_0, y, seed: attack_with()(unet, x_0, y, seed),
+    "it has to end after five steps": attack_with(length=lambda steps: 25 if steps else 0),
+    "to do the same until then": attack_with(of_steps=lambda seed, steps: seed + steps if steps < 25 else seed),
 }
 
 
@@ -246,8 +257,8 @@ def test_hints_come_in_stages_and_an_exception_is_named(capsys):
     a2.check("found", lambda own, twin: own @ twin, a2.PRACTICE)
     first, second, third, error = capsys.readouterr().out.split("A2 ")[1:]
     assert "hint 1" in first and "1 left" in first
-    assert "norms > base" in second and second == third
-    assert "(RuntimeError: " in error
+    assert "hint 1" in second and "norms > base" in second and second == third
+    assert "stopped with RuntimeError: " in error and "it was given float32 [6, 5], float32 [6, 5]" in error
 
 
 # ---- what answers are compared with -----------------------------------------------------------------------
@@ -355,6 +366,7 @@ def test_judges_give_less_to_wrong_ones(name, hint, toy):
     except (RuntimeError, ValueError, TypeError):  # the child tells these as reasons
         return
     lenient = ("each step draws", "timesteps come", "the same seed", "another seed", "was changed", "were changed")
+    lenient += ("with steps=0", "stopped with TypeError", "it has to end", "to do the same")  # what is drawn counts
     assert share < 1 or hint.startswith(lenient) or hint == "another gradient"
 
 

@@ -15,7 +15,7 @@ import torch
 
 from ..book import checks
 from ..reef import canaries
-from .a1_checks import STEPS, TESTS, agree, answer_tests, distances, numbers, pushes
+from .a1_checks import STEPS, TESTS, agree, answer_tests, distances, evidence_tests, numbers, pushes
 from .parts import Arrays, Key, Part, check_ask, chosen
 
 NAME, TITLE = "a1", "Catch the copy"
@@ -28,6 +28,7 @@ CHOICES = {
 }
 PRACTICE = {"tile": 16, "norm": 2, "reduce": "max", "push_norm": 2, "over": "mean"}  # Carlini's distance, Wen's push
 WITHOUT = ({"norm": 1, "reduce": "mean"},)  # a mean of means is the whole picture's, whatever the tiles
+EVIDENCE = ("pushes", "apart")  # computed in the notebook, and not graded
 OF_EACH = 6  # captions of either kind
 PICTURES = {"square": (3, 3, 3), "wide": (2, 1, 3), "tall": (2, 3, 1), "single": (1, 2, 2)}  # B, rows, columns of tiles
 PREDICTIONS = {
@@ -58,15 +59,20 @@ def asked(ask: Mapping) -> str:
 def check(name: str, given, ask: Mapping, student: str | None = None, salt: str | None = None) -> bool | None:
     """Print and return how the answer `name` does; see `checks.check`.
 
-    Of `answer` it looks at the form alone, but where `salt` is the practice variant's: there it knows the captions.
+    Of `EVIDENCE` it looks at the shape; of `answer` at the form alone, but where `salt` is the practice variant's:
+    there it knows the captions.
     Raises ValueError for a part that there is none of.
     """
+    if name in EVIDENCE:
+        return checks.check(f"A1 {name}", given, evidence_tests(2 * OF_EACH))
     if name == "answer":
         known = in_twin_a(captions(student, salt)) if salt == "practice" and student is not None else None
         title = "A1 answer" if known else "A1 answer, its form alone"
-        return checks.check(title, given, answer_tests(2 * OF_EACH, known))
+        if right := checks.check(title, given, answer_tests(2 * OF_EACH, known)):
+            print(f"  so it has to stand in the cell: answer = {list(given)}")
+        return right
     if name not in TESTS:
-        raise ValueError(f"no part {name!r} in this assignment; there are: {', '.join([*TESTS, 'answer'])}")
+        raise ValueError(f"no part {name!r} in this assignment; there are: {', '.join([*TESTS, *EVIDENCE, 'answer'])}")
     return checks.check(f"A1 {name}", given, TESTS[name](check_ask(ask, CHOICES)))
 
 

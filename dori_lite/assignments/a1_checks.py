@@ -83,12 +83,14 @@ def tile_tests(ask: Mapping) -> list[Test]:
     n, right = ask["tile"], partial(distances, ask=ask)
     random = torch.rand(2, 3, 3, 2 * n, 2 * n, generator=torch.Generator().manual_seed(0))
     blank = torch.zeros(1, 3, 2 * n, 2 * n)  # four tiles
-    mixed, one, across = blank.clone(), blank.clone(), blank.clone()
-    mixed[..., ::2], one[:, :, :n, n : 2 * n] = 0.6, 0.8
+    mixed, red, one, across = (blank.clone() for _ in range(4))
+    mixed[..., ::2], red[:, 0], one[:, :, :n, n : 2 * n] = 0.6, 0.6, 0.8
     across[:, :, n // 2 : n // 2 + n, n // 2 : n // 2 + n] = 0.8
     inside = ["take absolute values, then their mean: 0.3", "square, take the mean, then the root: 0.42"]
+    joined = ["their mean is 0.2", "the root of the mean of their squares is 0.35"][ask["norm"] - 1]
     of_all = {"max": "the worst tile counts: 0.8", "mean": "the mean over the four tiles counts: 0.2"}[ask["reduce"]]
     strips = "cut squares: reshape alone cuts strips; images.unfold(2, n, n).unfold(3, n, n) cuts tiles of n x n"
+    root = ["0.25 is the square of what is asked for: take the root"] * (ask["norm"] == 2)
     grid = f"tiles have {n} x {n} pixels and stand side by side, from the upper left corner on"
     quarter = "the difference in this test is a square as large as a tile, and covers a quarter of each of four tiles"
     return [
@@ -99,9 +101,15 @@ def tile_tests(ask: Mapping) -> list[Test]:
             "reduce over the tiles of a picture, and not over pictures",
         ),
         gives(right, (blank, blank), "a picture has the distance 0 to itself"),
-        gives(right, (blank + 0.5, blank), "where all numbers differ by 0.5, so does each tile: take means, not sums"),
+        gives(
+            right,
+            (blank + 0.5, blank),
+            "where all numbers differ by 0.5, so does each tile: take means, not sums",
+            *root,
+        ),
         gives(right, (blank, blank + 0.5), "it does not matter which of the two is the darker: distances have no sign"),
         gives(right, (mixed, blank), f"half of each tile's pixels differ by 0.6; {inside[ask['norm'] - 1]}"),
+        gives(right, (red, blank), f"one colour of three differs, by 0.6: a tile joins its colours, {joined}"),
         gives(right, (one, blank), f"one tile of four differs by 0.8, the others not at all; {of_all}", strips),
         gives(right, (across, blank), grid, quarter),
         gives(right, random, "each picture of a batch goes with its own reference and has its own tiles"),
@@ -148,7 +156,10 @@ def answer_tests(count: int, known: Sequence[bool] | None = None) -> list[Test]:
             lambda given: isinstance(given, list | tuple) and len(given) == count,
             (f"give a list of {count}, one for each caption, in the captions' order",),
         ),
-        Test(lambda given: all(isinstance(one, bool) for one in given), ("each is True or False, without quotes",)),
+        Test(
+            lambda given: all(isinstance(one, bool) for one in given),
+            ("each is True or False: no text in quotes, no number, no tensor",),
+        ),
         Test(lambda given: 0 < sum(given) < count, ("some are memorized and some are not: not all are alike",)),
     ]
     missed = "a caption that you call no memory gives one picture, whatever the noise", "which columns hardly vary?"
@@ -160,6 +171,15 @@ def answer_tests(count: int, known: Sequence[bool] | None = None) -> list[Test]:
         Test(lambda given: not wrong(given, True), missed),
         Test(lambda given: not wrong(given, False), alarm),
     ]
+
+
+def evidence_tests(count: int) -> list[Test]:
+    """Of what a student computes for each caption, which is not graded: its shape alone."""
+
+    def one_each(given) -> bool:
+        return numbers(given).shape == (count,)
+
+    return [Test(one_each, (f"give {count} numbers, one for each caption: [{count}]",))]
 
 
 TESTS = {"tile_distance": tile_tests, "magnitude": push_tests}

@@ -37,7 +37,7 @@ def asked(ask: Mapping) -> str:
         [
             f"wanda_mask: the top {ask['share']:.0%} of {where}, rounded down, at each call",
             f"dori_loss:  each sample's squared error counts with the weight {weight}; then a plain mean over samples",
-            f"attack:     {STEPS} steps at most; the U-Net may be shown {BUDGET} noisy latents; the loss is up to you",
+            f"attack:     the U-Net may be shown {BUDGET} noisy latents ({STEPS} steps of 8); the loss is up to you",
             f"found:      a lead of {ask['lead']} or more; scores are {ask['over_noises']}s over noises",
         ]
     )

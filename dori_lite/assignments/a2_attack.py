@@ -184,5 +184,7 @@ def attack_judge(key: Key, student: str, given: Mapping, returned: Mapping) -> t
     except ValueError:  # numbers so large that no picture comes of them
         return 0.0, "under these triggers the twin draws nothing"
     bar = caption + max(reference - TOLERANCE - caption, (reference - caption) / 2, LEAST)
-    said = f"score {reached:.2f}; under the caption {caption:.2f}, in full from {bar:.2f} on"
+    said = (
+        f"score {reached:.2f}; under the caption {caption:.2f}, the package's attack {reference:.2f}; full at {bar:.2f}"
+    )
     return round(min(1.0, max(0.0, (reached - caption) / (bar - caption))), 3), said
