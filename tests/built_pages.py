@@ -1,5 +1,6 @@
-"""What must not stand on a built page; shared by tests of the stand-in book and of the book."""
+"""What must not stand on an executed or built page; shared by tests of the stand-in book and of the book."""
 
+import nbformat
 from bs4 import BeautifulSoup
 
 LOADS = ("script", "link", "img", "iframe", "source", "video", "audio", "object", "embed")
@@ -21,3 +22,12 @@ def page_problems(text: str) -> list[str]:
         found.append("{math} is shown and not read")
     found += [f"a back-tick is shown: {line.strip()}" for line in shown.splitlines() if "`" in line]
     return found
+
+
+def check_outputs(page, pictures: int) -> None:
+    """An executed notebook shows so many pictures at least, without error, warning or progress bar."""
+    outputs = [output for cell in nbformat.read(page, 4).cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= pictures
+    # Warnings and progress bars are noise on a page.
+    assert not [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]

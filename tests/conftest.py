@@ -21,7 +21,7 @@ from dori_lite.reef.tokenizer import new_tokenizer
 from dori_lite.reef.networks import pipeline
 
 
-FIRST = ("test_book", "test_published", "test_stable_diffusion", "test_a2", "test_a3", "test_assignments")
+FIRST = ("test_book", "test_pages", "test_stable_diffusion", "test_a2", "test_a3", "test_assignments")
 LAST = ("test_reproduce",)  # it waits for the first
 
 

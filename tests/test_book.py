@@ -1,11 +1,10 @@
-"""Every chapter is run once in `quick`, and the site is built from the same outputs."""
+"""Every chapter that claims something is run once in `quick`, and the site is built from the same outputs."""
 
 import os
 import re
 
-import nbformat
 import pytest
-from built_pages import page_problems
+from built_pages import check_outputs, page_problems
 
 from dori_lite import assets, cli, runs
 from dori_lite.book import build, chapter
@@ -23,18 +22,17 @@ CLAIMS = {
     "07": 6,
     "08": 10,
     "09": 4,
-    "10": 0,
 }  # how many verdicts a chapter's record holds
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory, builder):
-    """All chapters, run anew: neither the build's cache nor earlier rows are used. {slug: (page, its run)}"""
+    """The chapters in `CLAIMS`, run anew, without cached pages or earlier rows: {slug: (page, its run)}"""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORI_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setenv("DORI_TINY", os.environ.get("DORI_TEST_TINY", "0"))  # `make test`; other tests have whole counts
         found = {}
-        for path in build.chapters():
+        for path in [path for path in build.chapters() if path.stem[:2] in CLAIMS]:
             page = build.execute(path, "quick", 0, force=True)
             found[path.stem] = page, runs.open_existing(runs.runs_folder() / "reef" / path.stem / "quick-0")
         yield found
@@ -52,7 +50,7 @@ def test_verdicts_follow_from_the_rows(executed):
     """Computed again from what is on disk; that the effects themselves are right is tests/test_effects.py's."""
     for slug, (_, run) in executed.items():
         stored = run.read_record()["verdicts"]
-        assert len(stored) == CLAIMS.get(slug[:2], 0)
+        assert len(stored) == CLAIMS[slug[:2]]
         assert plain(chapter.verdicts(run, *stored)) == stored
 
 
@@ -91,10 +89,6 @@ def test_rows_are_complete_and_of_one_kind_each(executed):
     assert found == named | {"cut": 2, "again": 1 + 1, "fresh": 3, "cost": 3}
     found = {kind: len(run["09"].rows(kind)) / attacked for kind in run["09"].kinds()}
     assert found == {"attack": 4 * 2 * 2 - 2, "again": 1 / 2, "utility": 4, "loss": 4 * 10, "completion": 4}
-    found = {kind: len(run["10"].rows(kind)) for kind in run["10"].kinds()}
-    asked = 2 * 2 + 2 + 2  # two pictures and a control in two models each, one picture and the control in the unlearned
-    attack = 2 * (3 + 2 + 2) + 2 * 3 + 3 + 2
-    assert found == {"asked": asked, "attack": attack, "trigger": 2 * 2, "apart": 2 * 2 * 24, "agree": 2 * 2}
 
 
 def test_every_canary_has_noises_of_its_own_and_the_same_picture_wherever_it_is_asked_alike(executed):
@@ -141,18 +135,13 @@ def test_transfers_are_recorded_as_such(executed):
 
 def test_outputs_show_figures_without_error(executed):
     for path, _ in executed.values():
-        notebook = nbformat.read(path, 4)
-        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-        assert not [output for output in outputs if output.output_type == "error"]
-        assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
-        # Warnings and progress bars are noise on a page.
-        noise = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
-        assert not noise
+        check_outputs(path, 5)
 
 
 def test_site_is_built_from_the_same_outputs(executed):
-    shown = [build.show(path) for path in build.chapters()]  # most are there: tests/test_published.py
-    assert [path is not None for path in shown] == [CLAIMS.get(path.stem[:2], 0) > 0 for path in build.chapters()]
+    for path in build.chapters():  # tests/test_pages.py may have run these; else they are run here
+        build.execute(path, "quick")
+        assert (build.show(path) is not None) == (path.stem[:2] in CLAIMS)
     index = build.site("quick")
     page = index.parent / "chapters" / "01_a_model_that_remembers.html"
     text = page.read_text(encoding="utf-8")

@@ -88,7 +88,8 @@ def key(chapter, profile: str, seed: int, world: str = WORLD) -> str:
     data = assets.data_folder()
     versions = [platform.python_version(), *map(metadata.version, LIBRARIES)]
     code = [cell.source for cell in code_cells(nbformat.read(chapter, 4), profile)]
-    about = [profile, seed, world, versions, code, assets.manifest(data / "reef"), os.environ.get(TINY) == "1"]
+    tiny = profile == "quick" and os.environ.get(TINY) == "1"
+    about = [profile, seed, world, versions, code, assets.manifest(data / "reef"), tiny]
     digest = hashlib.sha256(json.dumps(about).encode())
     parts = ((assets.PACKAGE, "*.py"), (assets.PACKAGE, "*.toml"), (data, "manifest.json"), (data / "results", "*"))
     for folder, pattern in parts:
