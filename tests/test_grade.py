@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from dori_lite import cli
 from dori_lite.assignments import grade as grading
 from dori_lite.assignments import sandbox
 from dori_lite.assignments.grade import grade, read_key
@@ -185,7 +187,7 @@ def test_a_run_that_was_killed_goes_on(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "one", lambda path, **options: asked.append(path.name) or one(path, **options))
     options = OPTIONS | {"limits": limits}
     table = grade(folder, KEY, tmp_path / "out.csv", tell=asked.append, **options)
-    assert asked == ["b.ipynb", "b.ipynb: 6 of 6"] and [*table.total] == [6, 6]
+    assert asked == ["b.ipynb", "2 of 2 graded; b.ipynb: 6 of 6 points"] and [*table.total] == [6, 6]
     before = (tmp_path / "out.csv").read_bytes()
     next(iter(kept.glob("*.json"))).write_text("torn")
     grade(folder, KEY, tmp_path / "out.csv", **options)
@@ -255,3 +257,21 @@ def test_a_name_that_nobody_filled_in_is_told(toy, tmp_path):
     notebook(tmp_path / "a.ipynb", 'student = "your student id"\n' + RIGHT)
     table = grade(tmp_path, KEY, tmp_path / "out.csv", **OPTIONS)
     assert "the student's name was left as it was" in table.reasons[0] and table.total[0] == 6
+
+
+def test_the_command_tells_each_grade_and_no_bars(toy, tmp_path, monkeypatch, capsys):
+    (folder := tmp_path / "class").mkdir()
+    for name in ("a", "b"):
+        notebook(folder / f"{name}.ipynb", RIGHT)
+    about = {"assignment": KEY.assignment, "ask": dict(KEY.ask), "salt": KEY.salt, "secret": KEY.secret}
+    (tmp_path / "key.json").write_text(json.dumps(about))
+    monkeypatch.setattr(grading, "grade", partial(grade, module="toy2", limits=OPTIONS["limits"]))
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # so that what the command sets is taken back
+    monkeypatch.delenv("TQDM_DISABLE")
+    line = ["dori-lite", "grade", str(folder), "--key", str(tmp_path / "key.json"), "--out", str(tmp_path / "g.csv")]
+    monkeypatch.setattr("sys.argv", [*line, "--no-sandbox"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code and os.environ["TQDM_DISABLE"] == "1"
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == [f"{k} of 2 graded; {name}.ipynb: 6 of 6 points" for k, name in enumerate("ab", 1)]

@@ -8,6 +8,7 @@ In a shell:
 What they need is imported when they run.
 """
 
+import os
 from pathlib import Path
 
 import typer
@@ -39,8 +40,9 @@ def grade(
     sandbox: bool = typer.Option(True, help="run submissions without a network and with limits"),
 ):
     """Grade a folder of notebooks; interrupted, run it again and it goes on."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # no bars for what the grader computes: each grade is a line
     from .grade import grade as graded
     from .grade import read_key
 
-    table = graded(folder, read_key(key), out, processes=processes, sandbox=sandbox)
+    table = graded(folder, read_key(key), out, processes=processes, sandbox=sandbox, tell=typer.echo)
     print(f"{len(table)} submissions, in {out}")

@@ -96,7 +96,7 @@ def grade(
         files.write_json(todo[path], result)
         results[path] = result
         if tell:
-            tell(f"{path.name}: {result['total']:g} of {result['of']:g}")
+            tell(f"{len(results)} of {len(paths)} graded; {path.name}: {result['total']:g} of {result['of']:g} points")
     table = pd.DataFrame(lines(paths, results))
     files.write_text(out, table.map(plain_text).to_csv(index=False))
     return table
