@@ -89,7 +89,7 @@ def tile_tests(ask: Mapping) -> list[Test]:
     inside = ["take absolute values, then their mean: 0.3", "square, take the mean, then the root: 0.42"]
     joined = ["their mean is 0.2", "the root of the mean of their squares is 0.35"][ask["norm"] - 1]
     of_all = {"max": "the worst tile counts: 0.8", "mean": "the mean over the four tiles counts: 0.2"}[ask["reduce"]]
-    strips = "cut squares: reshape alone cuts strips; images.unfold(2, n, n).unfold(3, n, n) cuts tiles of n x n"
+    strips = "are they squares? reshape alone cuts strips; images.unfold(2, n, n).unfold(3, n, n) cuts tiles of n x n"
     root = ["0.25 is the square of what is asked for: take the root"] * (ask["norm"] == 2)
     grid = f"tiles have {n} x {n} pixels and stand side by side, from the upper left corner on"
     quarter = "the difference in this test is a square as large as a tile, and covers a quarter of each of four tiles"
@@ -128,7 +128,7 @@ def push_tests(ask: Mapping) -> list[Test]:
     turning[:, ::2, 1, 2, 3], turning[:, 1::2, 1, 2, 3] = 2, -2
     length = ["7, the sum of absolute values", "5, the root of the sum of squares"][ask["push_norm"] - 1]
     kept = f"{STEPS[over]} counts: here {right(uneven, blank)[0]:.3g}"
-    together = "one length a step, over C, h and w together: flatten(2) joins them; a sum, and no mean"
+    together = "one length a step, over C, h and w together: flatten(2) joins them; a sum, no mean; then one over steps"
     apart = "take the length of the difference, not the difference of the lengths"
     order = "the second axis is the steps, in the order in which a picture is drawn: the first has the most noise"
     return [
