@@ -1,5 +1,6 @@
 """Assignment 3: its check takes right answers and refuses wrong ones with the hint that fits; its judge as well."""
 
+import copy
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,6 +108,16 @@ def with_a_layer(pipe, latents, captions, retained, surrogates):
     pipe.unet.conv_out = torch.nn.Sequential(pipe.unet.conv_out, torch.nn.Conv2d(4, 4, 1))
 
 
+def frozen(pipe, latents, captions, retained, surrogates):
+    guess = pipe.unet(retained[0][:1], 500, retained[1][:1]).sample
+    guess.square().mean().backward()
+
+
+def in_a_copy(pipe, latents, captions, retained, surrogates):
+    with torch.no_grad():
+        copy.deepcopy(pipe.unet).conv_in.weight *= 2
+
+
 def slow(pipe, latents, captions, retained, surrogates):
     raise TimeoutError
 
@@ -117,6 +128,8 @@ WRONG = {
     "NaN": (without_a_number, "not finite"),
     "another model": (a3_baselines.other_twin, "still the same model"),
     "the caption": (for_the_name_alone, "the caption still brings the picture"),
+    "frozen": (frozen, "the weights come frozen: call pipe.unet.requires_grad_"),
+    "a copy": (in_a_copy, "or a copy was; change pipe.unet itself"),
     "a layer": (with_a_layer, "changes the weights of pipe.unet"),
     "an error": (slow, "TimeoutError"),
 }

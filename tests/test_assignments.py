@@ -24,7 +24,7 @@ def printed(path: Path, out: Path) -> str:
 
 def said(name: str, text: str) -> dict[str, str]:
     """What each check of an assignment said last: {part: word}."""
-    lines = re.findall(rf"(?m)^{name.upper()} (\w+)[^:\n]*: (.+)", text)
+    lines = re.findall(rf"(?m)^{name.upper()} (\w+)(?!, a rehearsal)[^:\n]*: (.+)", text)
     return {part: word for part, word in lines if part in {p.name for p in MODULES[name].PARTS}}
 
 

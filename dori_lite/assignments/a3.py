@@ -6,6 +6,7 @@
 Graded canaries, noises, attacks and new captions are hidden. What comes back from a student's function are weights.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def asked(ask: Mapping) -> str:
     many = {2: "two canaries", 3: "three canaries"}[ask["targets"]]
     return "\n".join(
         [
-            f"forget: {many} of twin {ask['home'].upper()}, in {SECONDS} s on one core at most;",
+            f"forget: {many} of twin {ask['home'].upper()}, in {SECONDS} s of one core for all of them;",
             "        graded on others than you try it on, under noises, attacks and captions that you do not see",
         ]
     )
@@ -137,19 +138,24 @@ PARTS = (Part("forget", 100, given, call, judge),)
 def tried(forget: Callable, ask: Mapping, seeds=(0, 0)) -> dict | None:
     """Apply a function to tuning canaries and judge it as it is graded: a row of `baselines`; None for a stub.
 
-    A minute or two. The canaries, noises and captions are others than those of the grade.
+    A minute or two. The canaries, noises and captions are others than those of the grade; `seeds` are those of noises
+    and attacks, and of the new captions. Prints each measure with its share, and the seconds that the function took.
     """
     targets = tuning(ask)
+    inputs, began = material(ask["home"], targets), time.process_time()
     try:
-        pipe = a3_judge.applied(forget, material(ask["home"], targets))
+        pipe = a3_judge.applied(forget, inputs)
     except checks.NotAttempted:
         return None
+    print(f"A3 forget, a rehearsal: {time.process_time() - began:.0f} s of {SECONDS}")
     weights = a3_judge.flat(pipe)
     if reason := a3_judge.problem(ask["home"], weights):
         print(reason)
         return {"share": 0.0}
     pipe = a3_judge.fresh(ask["home"], weights)  # from fp16, as it is handed in
-    return judged(ask["home"], pipe, targets, seeds)[2]
+    share, told, row = judged(ask["home"], pipe, targets, seeds)
+    print("\n".join(f"  {line}" for line in [*told.split("; "), f"the least: {share:.0%}"]))
+    return row
 
 
 def baselines():

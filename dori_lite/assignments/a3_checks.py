@@ -29,7 +29,12 @@ def forget_tests(target, make: Callable, seconds: float) -> list[Test]:
         if "pipe" not in done:
             done["given"] = make()
             began = time.process_time()
-            done["pipe"] = a3_judge.applied(forget, done["given"])
+            try:
+                done["pipe"] = a3_judge.applied(forget, done["given"])
+            except RuntimeError as error:
+                if "does not require grad" in str(error):
+                    raise RuntimeError("the weights come frozen: call pipe.unet.requires_grad_(True) first") from None
+                raise
             done["seconds"] = time.process_time() - began
         return done["pipe"]
 
@@ -61,10 +66,9 @@ def forget_tests(target, make: Callable, seconds: float) -> list[Test]:
         Test(
             changed,
             (
-                "the U-Net is as it was: nothing was trained",
+                "the U-Net is as it was: nothing was trained, or a copy was; change pipe.unet itself",
                 "its weights come frozen: pipe.unet.requires_grad_(True); then optimizer.zero_grad(), "
                 "loss.backward(), optimizer.step()",
-                "change pipe.unet itself, not a copy of it",
             ),
         ),
         Test(
