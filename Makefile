@@ -43,7 +43,7 @@ verify-models:
 
 test-gpu:
 	@$(RUN) -m pytest -m gpu
-	@$(RUN) -m pytest tests/test_book.py tests/test_assignments.py
+	@$(RUN) -m pytest tests/test_book.py tests/test_pages.py tests/test_assignments.py
 
 bench:
 	@$(DORI) bench

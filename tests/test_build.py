@@ -713,7 +713,7 @@ def test_make_is_a_thin_wrapper(machine):
         "-m pytest -n 2 --dist loadfile --no-loadscope-reorder -m not hub",
         "tools/colab_floor.py",
         "-m pytest -m gpu",
-        "-m pytest tests/test_book.py tests/test_assignments.py",
+        "-m pytest tests/test_book.py tests/test_pages.py tests/test_assignments.py",
         "-m dori_lite.cli verify-models",
         "-m dori_lite.cli bench",
     ]
