@@ -1,6 +1,7 @@
 """Checks of exercises: what they print for right, wrong, failing and untouched answers."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -60,6 +61,8 @@ def test_what_the_check_makes_nothing_of_is_a_wrong_answer(capsys):
         (True, "True"),
         ([1, 2.5, None, "x", 5], "[1; 2.5; None; 'x'; …]"),
         ({"a": 1}, "dict"),
+        (pd.Series([1.0, 2.0]), "Series"),
+        (np.zeros((), dtype="O"), "object []: 0"),
         (len, "builtin_function_or_method"),
     ],
 )

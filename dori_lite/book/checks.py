@@ -65,13 +65,15 @@ def check(name: str, given, tests: Sequence[Test]) -> bool | None:
     return say(name, True, "right")
 
 
-def watched(function: Callable, note: Callable = lambda text: None) -> Callable:
-    """The function, whose `...` counts as not attempted. What it was given and gave is noted, in a few words each."""
+def watched(function: Callable, note: Callable[[str], None] | None = None) -> Callable:
+    """The function, whose `...` counts as not attempted. What it was given, and gave, goes to `note` in a few words."""
 
     def called(*args, **options):
-        note(GIVEN + ", ".join(in_words(each) for each in args))
+        if note:
+            note(GIVEN + ", ".join(in_words(each) for each in args))
         found = attempted(function(*args, **options))
-        note(in_words(found))
+        if note:
+            note(in_words(found))
         return found
 
     return called
@@ -79,11 +81,10 @@ def watched(function: Callable, note: Callable = lambda text: None) -> Callable:
 
 def in_words(value) -> str:
     """A few words on a value: a number itself, a tensor's shape, a tuple's parts."""
-    shape = getattr(value, "shape", None)
-    if shape is not None and hasattr(value, "tolist"):
+    if hasattr(value, "shape") and hasattr(value, "flatten"):  # a tensor or an array
         kind = str(value.dtype).removeprefix("torch.")
-        few = value.flatten().tolist() if 0 < math.prod(shape) <= 4 else []
-        return f"{kind} {[*shape]}" + f": {', '.join(map(in_words, few))}" * bool(few)
+        few = value.flatten().tolist() if 0 < math.prod(value.shape) <= 4 else []
+        return f"{kind} {[*value.shape]}" + f": {', '.join(map(in_words, few))}" * bool(few)
     if isinstance(value, tuple | list):
         inside = "; ".join(in_words(each) for each in value[:4]) + "; …" * (len(value) > 4)
         return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
