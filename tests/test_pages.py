@@ -38,7 +38,7 @@ def take_over(page, size: str) -> None:
 @pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.stem[:2])
 def test_the_page_of_a_published_run(path, root):
     page = build.show(root / path.relative_to(build.checkout()), force=True, root=root)
-    check_outputs(page, 4)
+    check_outputs(page, 3)
     take_over(page, "published")
 
 
