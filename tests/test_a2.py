@@ -427,6 +427,7 @@ def test_losses_of_the_twin_itself(solved, monkeypatch):
     assert graded("dori_loss", loss_with(sign=-1.0), key) == (0.5, "1 of 1 losses and 0 of 1 gradients are right")
 
 
+@pytest.mark.slow
 def test_an_attack_on_the_pruned_twin_itself(solved, monkeypatch, tmp_path):
     monkeypatch.setattr(a2_attack, "RUNS", 1)
     monkeypatch.setattr(a2_attack, "NOISES", 2)
