@@ -70,7 +70,7 @@ def test_rows_are_complete_and_of_one_kind_each(executed):
     assert len(table) == 12 * attacked
     assert run["03"].kinds() == ["condition", "dose", "neurons", "others", "outliers", "silenced"]
     shown = run["03"].rows("neurons").groupby(["ranking", "n"]).size()
-    assert len(shown) == 3 * 4 and {*shown} == {attacked}  # three rankings, three numbers and all
+    assert len(shown) == 3 * 3 and {*shown} == {attacked}  # three rankings, two numbers and all
     assert len(run["03"].rows("silenced")) == 3 * 3 * attacked  # layers by spans of steps
     attacks = run["04"].rows("attack").query("role == 'canary'")
     assert attacks.drop_duplicates(["target", "condition", "start"]).shape[0] == 11 * attacked

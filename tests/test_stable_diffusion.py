@@ -440,6 +440,7 @@ def table(place):
     return rows.sort_values(["target", "condition"]).reset_index(drop=True).drop(columns="at", errors="ignore")
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_prompts_leave_the_table_of_one(script, tmp_path):
     """As `accelerate launch` starts them; one of them is killed on the way, and begins again."""
     assert script("one").wait() == 0
