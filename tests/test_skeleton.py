@@ -426,10 +426,15 @@ def test_the_package_gives_what_a_user_needs_on_first_use():
     assert last.startswith("AttributeError: dori_lite has no 'nonsense'; there are its modules, and: load, embed")
 
 
-def test_the_readme_s_lines_of_python_work(tmp_path):
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_readme_s_lines_of_python_work(whole, tmp_path):
+    """With a step and a picture in place of fifty and four, and as they stand."""
     (block,) = re.findall(r"(?s)```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"))
     lines = [line for line in block.splitlines() if line.strip()]
     assert len(lines) <= 12
+    for many, few in () if whole else (("[0, 50]", "[0, 1]"), ("range(4)", "range(1)")):
+        assert block.count(many) == 1
+        block = block.replace(many, few)
     environment = os.environ | {"DORI_RUNS": str(tmp_path), "TQDM_DISABLE": "1"}
     options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
     found = subprocess.run([sys.executable, "-c", block], **options)

@@ -24,16 +24,17 @@ from ..unlearning.methods import copied
 SAMPLING = {"guidance": 5.0, "steps": 12, "batch": 12}  # half the book's steps: scores 0.08 lower, in half the time
 ATTACK = {"steps": 10, "lr": 0.2, "batch": 8}
 STARTS = ("prompt", "random")
-ASKED, ATTACKED = 8, 8  # pictures under the captions, and under the triggers of either start, shared among the targets
+# Pictures under the captions, and under the triggers of each attack, shared among the targets; attacks from each start.
+ASKED, ATTACKED, ATTACKS = 8, 12, 2
 NEW, OTHERS = 24, 6  # new captions, and other memories, a picture each
 NAMES = ("latents", "retained latents", "retained y", "surrogates")  # of what a student's function is given
 # Where a share is 0, and where it is 1; in between it is linear. Measured on tuning canaries, two or three at once, of
-# both twins. Under the new attack the caption's loop leaves 0.39 to 0.57, the practice solution 0.20 to 0.30 (once,
-# with sums in another order, 0.37), the twin that never saw them 0.13. 25 steps separate no better; 50 bring most
-# pictures back after so short a training. Of a single canary forty updates with the caption leave 0.07 to 0.43, too
-# little to tell by: two or three are asked for. Of other memories' score the solution keeps 0.8, the other twin
-# nothing. `a3_baselines.json` has a row of each.
-BARS = {"caption": (0.6, 0.3), "new attack": (0.45, 0.35), "new captions": (0.6, 0.85), "other memories": (0.3, 0.6)}
+# both twins. Under new attacks the caption's loop leaves 0.37 to 0.50, the practice solution 0.24 to 0.33, the twin
+# that never saw them 0.09; seeds of one model differ by 0.01 to 0.05 (a standard deviation; with one attack from each
+# start, by 0.03 to 0.06). 25 steps separate no better; 50 bring most pictures back after so short a training. Of a
+# single canary forty updates with the caption leave 0.07 to 0.43, too little to tell by: two or three are asked for.
+# Of other memories' score the solution keeps 0.8, the other twin nothing. `a3_baselines.json` has a row of each.
+BARS = {"caption": (0.6, 0.3), "new attack": (0.42, 0.35), "new captions": (0.6, 0.85), "other memories": (0.3, 0.6)}
 
 
 @lru_cache(2)
@@ -106,16 +107,18 @@ def under_captions(pipe, targets, seed: int) -> float:
 
 
 def under_attack(pipe, targets, seed: int) -> dict[str, float]:
-    """The mean score under triggers that are searched for anew, {start: score}."""
-    latents, found = models.encode(pipe, torch.stack([t.image for t in targets])), {}
-    for start in STARTS:
-        options = {"start": start, "seed": numbers(seed, start, 1)[0], "streams": [t.name for t in targets]}
+    """The mean score under triggers that are searched for anew, {start: score}; a mean over attacks as well."""
+    latents = models.encode(pipe, torch.stack([t.image for t in targets]))
+    each = [k for k in range(len(targets)) for _ in range(-(-ATTACKED // len(targets)))]
+    found = {start: 0.0 for start in STARTS}
+    attacks = [(start, number) for start in STARTS for number in numbers(seed, start, ATTACKS)]
+    for start, number in attacks:
+        options = {"start": start, "seed": number, "streams": [t.name for t in targets]}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a destroyed model: the attack has no slope to follow
             y = dori.find_triggers(pipe, latents, [t.caption for t in targets], **options, **ATTACK).embeddings
-        each = [k for k in range(len(targets)) for _ in range(-(-ATTACKED // len(targets)))]
-        seeds = numbers(seed, f"under {start}", len(each))
-        found[start] = scores(pipe, y[each], [targets[k] for k in each], seeds)
+        seeds = numbers(seed, f"under {start} {number}", len(each))
+        found[start] += scores(pipe, y[each], [targets[k] for k in each], seeds) / ATTACKS
     return found
 
 

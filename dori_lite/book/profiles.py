@@ -42,7 +42,7 @@ class Profile:
         """
         if not isinstance(name, str):
             raise ValueError(f"noises belong to a target's name; give text, not a {type(name).__name__}")
-        count = max(self.generation_seeds, 2) if count is None else check_count("count", count)
+        count = self.generation_seeds if count is None else check_count("count", count)
         first = int(digest([check_seed(seed), name])[:12], 16)
         return [first + k for k in range(count)]
 
@@ -65,7 +65,8 @@ PROFILES = {
     )
 }
 # With DORI_TINY=1, for the tests: `quick` is smaller still. That every cell runs is all that it shows.
-TINY, TINY_COUNTS = "DORI_TINY", {"canaries": 1, "attack_steps": 1, "control_steps": 1}
+TINY = "DORI_TINY"
+TINY_COUNTS = {"canaries": 1, "generation_seeds": 1, "attack_steps": 1, "control_steps": 1}
 OVERRIDABLE = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs"))
 
 
