@@ -723,6 +723,14 @@ def test_caption_and_triggers_are_compared_across_noises():
     assert own["a"] == pytest.approx(-1) and itself["a"] == pytest.approx(-1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_of_a_single_noise_nothing_is_compared_across_noises():
+    rows = chapter_7().rows("route")
+    rows["descriptor"] = rows["descriptor"].map(lambda scores: scores[:1])
+    assert np.isnan([list(series.values()) for series in inside_effects.routes(Planted(route=rows))]).all()
+    assert np.isnan(by_target(effects.effect("same-route", Planted(route=rows)))).all()
+
+
 # ---- chapter 8 ----------------------------------------------------------------------------------------
 
 EXCESSES = {  # by pair: Wanda's, and the ceilings' means are 0.8, 0.5 and 0.4

@@ -90,10 +90,13 @@ def routes(run):
     """Mean agreement of what is peculiar to each caption's map with that of its triggers, and of others' triggers.
 
     Caption and triggers are compared across noises: one half of them against the other, both ways. A third series is
-    each caption's map against itself, so that noise is told from disagreement. Three series by target.
+    each caption's map against itself, so that noise is told from disagreement. Three series by target; of one
+    noise there are no halves, and they are not numbers.
     """
     rows = run.rows("route")
     family, n = homes_of(rows), min(map(len, rows["descriptor"])) // 2
+    if n == 0:
+        return tuple(dict.fromkeys(family, np.nan) for _ in range(3))
     halves = [peculiar(route_maps(rows, part), family) for part in (slice(n), slice(n, 2 * n))]
     own, other, itself = {}, {}, {}
     for target, names in family.items():
