@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -279,6 +280,21 @@ def test_hidden_seeds_draw_other_pictures():
     pipe = a3_judge.fresh("a")
     assert a3_judge.under_captions(pipe, target, 1) != a3_judge.under_captions(pipe, target, 2)
     assert a3_judge.numbers(3, "new captions", 24, 512) != a3_judge.numbers(4, "new captions", 24, 512)
+
+
+def test_each_start_is_attacked_twice_from_other_seeds_and_the_mean_counts(monkeypatch):
+    came, searched, seen = iter([0.2, 0.4, 0.6, 1.0]), [], []
+
+    def find_triggers(pipe, latents, prompts, start, seed, streams, **options):
+        searched.append((start, seed))
+        return SimpleNamespace(embeddings=torch.zeros(len(prompts), 1, 1))
+
+    monkeypatch.setattr(a3_judge.dori, "find_triggers", find_triggers)
+    monkeypatch.setattr(a3_judge, "scores", lambda pipe, y, each, seeds: seen.extend(seeds) or next(came))
+    found = a3_judge.under_attack(a3_judge.fresh("a"), a3.tuning(ONE), 5)
+    assert found == {"prompt": pytest.approx(0.3), "random": pytest.approx(0.8)}
+    assert [start for start, _ in searched] == ["prompt"] * 2 + ["random"] * 2 and len({*searched}) == 4
+    assert len({*seen}) == len(seen)
 
 
 # ---- baselines ------------------------------------------------------------------------------------------------
