@@ -122,6 +122,7 @@ def naive(pipe, caption, statistics, tau, bound, step=1, sides=2, order="code"):
         (0.9, "code", True, "code"),
         (0.999, "code", False, "code"),
         (0.999, "paper", True, "code"),
+        pytest.param(0.9, "paper", True, "code", marks=pytest.mark.slow),
         (0.999, "code", True, "ascending"),
     ],
 )

@@ -90,8 +90,8 @@ def routes(run):
     """Mean agreement of what is peculiar to each caption's map with that of its triggers, and of others' triggers.
 
     Caption and triggers are compared across noises: one half of them against the other, both ways. A third series is
-    each caption's map against itself, so that noise is told from disagreement. Three series by target; of one
-    noise there are no halves, and they are not numbers.
+    each caption's map against itself, so that noise is told from disagreement. Three series by target; NaN
+    where a picture has a single noise, which has no halves.
     """
     rows = run.rows("route")
     family, n = homes_of(rows), min(map(len, rows["descriptor"])) // 2
